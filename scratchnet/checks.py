@@ -1,0 +1,238 @@
+"""What each operator accepts, checked once, before any kernel is entered.
+
+Every function raises ValueError (a wrong size or value) or TypeError (a wrong kind or dtype) that
+names the operator, the argument, what came and what is accepted. Arrays are recognised by their
+`ndim`, `shape` and `dtype`, so that the same checks serve arrays of a GPU.
+"""
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from scratchnet.geometry import (
+    Geometry,
+    Padding,
+    involution_geometry,
+    window_geometry,
+)
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_float_array(op: str, name: str, array: Any, axes: str | None = None) -> None:
+    """The array is float32 or float64 and has the named axes, such as "N, H, W, C"."""
+    if not all(hasattr(array, attribute) for attribute in ("ndim", "shape", "dtype")):
+        raise TypeError(f"{op}: {name} must be an array, got {type(array).__name__}")
+    if array.dtype not in _FLOATS:
+        raise TypeError(f"{op}: {name} must be float32 or float64, got {array.dtype}")
+    if axes is not None and array.ndim != len(axes.split(", ")):
+        raise ValueError(f"{op}: {name} must have shape ({axes}), got {tuple(array.shape)}")
+
+
+def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) -> None:
+    """The array has exactly this shape and dtype."""
+    check_float_array(op, name, array)
+    if tuple(array.shape) != tuple(shape):
+        raise ValueError(f"{op}: {name} must have shape {tuple(shape)}, got {tuple(array.shape)}")
+    if array.dtype != dtype:
+        raise TypeError(f"{op}: {name} must be {dtype} like the input, got {array.dtype}")
+
+
+def check_per_channel(op: str, x: Any, **arrays: Any) -> None:
+    """x has channels last, and each named array is (C,) of its dtype."""
+    check_float_array(op, "x", x)
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"{op}: x must have shape (..., C) without empty axes, got {x.shape}")
+    for name, array in arrays.items():
+        check_like(op, name, array, (x.shape[-1],), x.dtype)
+
+
+def check_image(op: str, name: str, array: Any) -> None:
+    """The array is (N, H, W, C), and no axis is empty."""
+    check_float_array(op, name, array, "N, H, W, C")
+    if 0 in array.shape:
+        raise ValueError(f"{op}: {name} must have no empty axis, got shape {tuple(array.shape)}")
+
+
+def check_conv2d(
+    op: str,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: int,
+    padding: Padding,
+    dilation: int,
+) -> Geometry:
+    """x (N, H, W, C), weight (K, K, C / G, O), bias (O,) or None fit together; returns where."""
+    check_image(op, "x", x)
+    check_float_array(op, "weight", weight, "K, K, C / G, O")
+    _, H, W, C = x.shape
+    K, K_other, per_group, O = weight.shape
+    if K != K_other or 0 in weight.shape:
+        raise ValueError(
+            f"{op}: weight must have shape (K, K, C / G, O) without empty axes, "
+            f"got {tuple(weight.shape)}"
+        )
+    if C % per_group:
+        raise ValueError(
+            f"{op}: the input has {C} channels, weight takes {per_group} a group: "
+            "the first must be a multiple of the second"
+        )
+    G = C // per_group
+    if O % G:
+        raise ValueError(f"{op}: {O} output channels are not divisible by {G} groups")
+    check_like(op, "weight", weight, weight.shape, x.dtype)
+    if bias is not None:
+        check_like(op, "bias", bias, (O,), x.dtype)
+    return _located(op, window_geometry, H, W, K, stride, padding, dilation)
+
+
+def check_involution(op: str, x: Any, kernel: Any, stride: int, dilation: int) -> Geometry:
+    """x (N, H, W, C) and kernel (N, Ho, Wo, G, K, K) fit together; returns where windows sit."""
+    check_image(op, "x", x)
+    check_float_array(op, "kernel", kernel, "N, Ho, Wo, G, K, K")
+    N, H, W, C = x.shape
+    G, K = kernel.shape[3], kernel.shape[5]
+    geometry = _located(op, involution_geometry, H, W, K, stride, dilation)
+    if G < 1 or C % G:
+        raise ValueError(f"{op}: {C} channels are not divisible by {G} groups")
+    check_like(op, "kernel", kernel, (N, geometry.Ho, geometry.Wo, G, K, K), x.dtype)
+    return geometry
+
+
+def check_generated_involution(
+    x: Any,
+    reduce_weight: Any,
+    reduce_bias: Any,
+    gamma: Any,
+    beta: Any,
+    span_weight: Any,
+    span_bias: Any,
+    K: int,
+    stride: int,
+    dilation: int,
+) -> Geometry:
+    """The parts of a generated involution fit together; returns where its windows sit."""
+    op = "generated_involution"
+    check_image(op, "x", x)
+    _, H, W, C = x.shape
+    geometry = _located(op, involution_geometry, H, W, K, stride, dilation)
+    check_float_array(op, "reduce_weight", reduce_weight, "1, 1, C, C / r")
+    check_float_array(op, "span_weight", span_weight, "1, 1, C / r, G * K * K")
+    hidden, taps = span_weight.shape[2:]
+    check_like(op, "reduce_weight", reduce_weight, (1, 1, C, hidden), x.dtype)
+    check_like(op, "span_weight", span_weight, (1, 1, hidden, taps), x.dtype)
+    if taps == 0 or taps % (K * K):
+        raise ValueError(f"{op}: span_weight must put out G * {K} * {K} channels, got {taps}")
+    if C % (taps // (K * K)):
+        raise ValueError(f"{op}: {C} channels are not divisible by {taps // (K * K)} groups")
+    if reduce_bias is not None:
+        check_like(op, "reduce_bias", reduce_bias, (hidden,), x.dtype)
+    check_like(op, "gamma", gamma, (hidden,), x.dtype)
+    check_like(op, "beta", beta, (hidden,), x.dtype)
+    check_like(op, "span_bias", span_bias, (taps,), x.dtype)
+    return geometry
+
+
+def check_pool2d(
+    op: str, name: str, x_shape: tuple, size: int, stride: int, padding: Padding
+) -> Geometry:
+    """The windows fit the input and each holds at least one pixel; returns where they sit."""
+    if len(x_shape) != 4 or 0 in x_shape:
+        raise ValueError(
+            f"{op}: {name} must have shape (N, H, W, C) without empty axes, got {tuple(x_shape)}"
+        )
+    geometry = _located(op, window_geometry, x_shape[1], x_shape[2], size, stride, padding)
+    if not isinstance(padding, str) and padding >= size:
+        raise ValueError(
+            f"{op}: padding must be smaller than the window of {size}, or a window holds no "
+            f"pixel, got {padding}"
+        )
+    return geometry
+
+
+def check_argmax(op: str, argmax: Any, shape: tuple) -> None:
+    """The taps that a pooling's forward pass returned: unsigned integers, one an output."""
+    if not hasattr(argmax, "dtype") or argmax.dtype.kind != "u":
+        found = getattr(argmax, "dtype", type(argmax).__name__)
+        raise TypeError(f"{op}: argmax must be the array that forward returned, got {found}")
+    if tuple(argmax.shape) != tuple(shape):
+        raise ValueError(f"{op}: argmax must have shape {shape}, got {tuple(argmax.shape)}")
+
+
+def check_dense(op: str, x: Any, weight: Any, bias: Any) -> None:
+    """x (..., in), weight (in, out) and bias (out,) or None fit together."""
+    check_float_array(op, "x", x)
+    check_float_array(op, "weight", weight, "in, out")
+    if x.ndim < 2 or x.shape[-1] != weight.shape[0]:
+        raise ValueError(f"{op}: x must have shape (..., {weight.shape[0]}), got {tuple(x.shape)}")
+    check_like(op, "weight", weight, weight.shape, x.dtype)
+    if bias is not None:
+        check_like(op, "bias", bias, (weight.shape[1],), x.dtype)
+
+
+def check_labels(op: str, logits: Any, labels: Any, label_smoothing: float) -> None:
+    """logits (N, classes); labels (N,) whole numbers in [0, classes); smoothing in [0, 1)."""
+    check_float_array(op, "logits", logits, "N, classes")
+    N, classes = logits.shape
+    if N == 0 or classes == 0:
+        raise ValueError(f"{op}: logits must have no empty axis, got shape {tuple(logits.shape)}")
+    if not hasattr(labels, "dtype") or labels.dtype.kind not in "iu":
+        found = getattr(labels, "dtype", type(labels).__name__)
+        raise TypeError(f"{op}: labels must be an array of whole numbers, got {found}")
+    if tuple(labels.shape) != (N,):
+        raise ValueError(
+            f"{op}: labels must have shape ({N},) like logits, got {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{op}: labels must lie in 0..{classes - 1}, got {low if low < 0 else high}"
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"{op}: label_smoothing must lie in [0, 1), got {label_smoothing}")
+
+
+def check_rate(op: str, rate: float) -> None:
+    """The dropout rate lies in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{op}: rate must lie in [0, 1), got {rate}")
+
+
+def check_positive_int(owner: str, name: str, value: Any) -> int:
+    """A whole number of at least 1, as an int."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise ValueError(f"{owner}: {name} must be a whole number of at least 1, got {value!r}")
+    return number
+
+
+def check_number(
+    owner: str, name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False
+) -> float:
+    """A finite number in [low, high], or in (low, high] with above=True."""
+    number = isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    if not number or value < low or value > high or (above and value == low):
+        bound = f"above {low}" if above else f"of at least {low}"
+        upper = "" if high == math.inf else f" and at most {high}"
+        raise ValueError(f"{owner}: {name} must be a number {bound}{upper}, got {value!r}")
+    return float(value)
+
+
+def check_groups(owner: str, name: str, channels: int, groups: int) -> None:
+    """The channels divide into the groups."""
+    if channels % groups:
+        raise ValueError(f"{owner}: {name} {channels} is not divisible by {groups} groups")
+
+
+def _located(op: str, place: Any, *arguments: Any) -> Geometry:
+    """A geometry, its error prefixed by the operator's name."""
+    try:
+        return place(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{op}: {error}") from None
