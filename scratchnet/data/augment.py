@@ -1,0 +1,134 @@
+"""Random changes to a batch of images that leave its labels true.
+
+Each is called as augment(images, rng): images (N, H, W, C) of any dtype -> a new array of the same
+shape and dtype. All randomness comes from the numpy.random.Generator `rng`; each image draws its
+own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+@dataclass(frozen=True)
+class RandomShift:
+    """Move each image by up to `pixels` rows and columns; the cells it leaves become 0.
+
+    The same as a random crop of the image padded with `pixels` zeros on each side.
+    Source: He et al. 2016, section 4.2, for 4 pixels.
+    """
+
+    pixels: int
+
+    def __post_init__(self) -> None:
+        _check_size("RandomShift", "pixels", self.pixels)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return _random_window(images, rng, self.pixels, mode="constant")
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Pad each side by `padding` mirrored pixels, cut out a window of the image's own size.
+
+    The mirror stands on the edge pixel, which is not repeated: c b a b c.
+    For photographs, where a black border would be a shape of its own.
+    """
+
+    padding: int
+
+    def __post_init__(self) -> None:
+        _check_size("RandomCrop", "padding", self.padding)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.padding >= min(images.shape[1:3]):
+            raise ValueError(
+                f"RandomCrop: padding is {self.padding}, accepted for images of "
+                f"{images.shape[1]} x {images.shape[2]} is at most {min(images.shape[1:3]) - 1}"
+            )
+        return _random_window(images, rng, self.padding, mode="reflect")
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Swap left and right of each image with the given probability."""
+
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"RandomFlip: probability is {self.probability}, accepted are 0 to 1")
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        flipped = images.copy()
+        chosen = rng.random(len(images)) < self.probability
+        flipped[chosen] = images[chosen, :, ::-1]
+        return flipped
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Set a square of `size` x `size` pixels, centred on a random pixel of each image, to 0.
+
+    The part of the square beyond the border is lost. Source: DeVries and Taylor 2017, section 3.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_size("Cutout", "size", self.size)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        N, H, W, _ = images.shape
+        rows = self._covers(rng.integers(0, H, N), H)
+        cols = self._covers(rng.integers(0, W, N), W)
+        covered = rows[:, :, None] & cols[:, None, :]
+        return np.where(covered[..., None], images.dtype.type(0), images)
+
+    def _covers(self, centre: np.ndarray, length: int) -> np.ndarray:
+        first = (centre - self.size // 2)[:, None]
+        index = np.arange(length)
+        return (index >= first) & (index < first + self.size)
+
+
+class Compose:
+    """Apply augmentations one after the other, all drawing from the same generator."""
+
+    def __init__(self, *steps: Augmentation):
+        for step in steps:
+            if not callable(step):
+                raise TypeError(f"Compose: {step!r} cannot be called as step(images, rng)")
+        self.steps = steps
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        for step in self.steps:
+            images = step(images, rng)
+        return images
+
+    def __repr__(self) -> str:
+        return f"Compose({', '.join(map(repr, self.steps))})"
+
+
+def _random_window(
+    images: np.ndarray, rng: np.random.Generator, margin: int, mode: str
+) -> np.ndarray:
+    N, H, W, C = images.shape
+    padded = np.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode)
+    top, left = rng.integers(0, 2 * margin + 1, (2, N))
+    # runs[n, r, s] is the row of W pixels that starts at pixel (r, s): picking whole runs is much
+    # faster than picking pixels.
+    rows_of_elements = padded.reshape(N, H + 2 * margin, (W + 2 * margin) * C)
+    runs = sliding_window_view(rows_of_elements, W * C, axis=2)[:, :, ::C]
+    rows = top[:, None] + np.arange(H)
+    return runs[np.arange(N)[:, None], rows, left[:, None]].reshape(N, H, W, C)
+
+
+def _check_size(owner: str, name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{owner}: {name} is {value!r}, accepted is a number of pixels (int)")
+    if value < 1:
+        raise ValueError(f"{owner}: {name} is {value}, accepted are 1 and above")
