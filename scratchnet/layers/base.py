@@ -1,0 +1,132 @@
+"""What every layer is: parameters, what backward needs, and a backend that does the arithmetic."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from scratchnet import backends
+from scratchnet.checkpoint import check_arrays
+
+DEFAULT_BACKEND = "cpu"
+
+
+class Parameter:
+    """A named array that a layer owns.
+
+    value       the array
+    grad        the gradient of the loss with respect to it, like value; None before a backward
+    backend     the backend whose array it is
+    trainable   whether an optimizer changes it (running statistics are not trainable)
+    """
+
+    def __init__(self, name: str, value: np.ndarray, trainable: bool = True):
+        self.name = name
+        self.value = value
+        self.backend = DEFAULT_BACKEND
+        self.grad: np.ndarray | None = None
+        self.trainable = trainable
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name}, {tuple(self.value.shape)}, {self.value.dtype})"
+
+
+class Layer:
+    """One step of a network, without arithmetic of its own.
+
+    A layer with parameters lists them in `own`; a layer made of layers lists those in `parts`, by
+    name. Everything else here follows from the two.
+    """
+
+    def __init__(self) -> None:
+        self.own: list[Parameter] = []
+        self.parts: dict[str, Layer] = {}
+        self.backend = DEFAULT_BACKEND
+
+    @property
+    def ops(self):
+        """The backend's functions."""
+        return backends.get_backend(self.backend)
+
+    def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
+        """The layer's output. Remembers what backward needs, only if training."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
+        """From the gradient of the output to that of the input, of the last training forward.
+
+        Parameter.grad is written anew each time, never added to. With need_dx=False the input's
+        gradient, which the first layer of a network has no use for, is not computed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one output sample for one input sample, both without the batch axis."""
+        return tuple(input_shape)
+
+    def flops(self, input_shape: tuple[int, ...]) -> int:
+        """Multiply-adds of a forward pass for one sample of that shape."""
+        return 0
+
+    def parameters(self) -> list[Parameter]:
+        """The layer's own parameters, then those of its parts."""
+        return [*self.own, *(p for part in self.parts.values() for p in part.parameters())]
+
+    def generators(self) -> list[np.random.Generator]:
+        """The sources of randomness that a training forward draws from."""
+        return [g for part in self.parts.values() for g in part.generators()]
+
+    def leaves(self) -> Iterator["Layer"]:
+        """The layers that are made of no other layers, in order."""
+        for part in self.parts.values():
+            yield from part.leaves()
+        if not self.parts:
+            yield self
+
+    def to(self, backend: str) -> "Layer":
+        """Let another backend do the arithmetic: "reference", "cpu". Returns the layer.
+
+        raises ValueError for an unknown name, BackendError where it cannot run here
+        """
+        backends.get_backend(backend)
+        self.backend = backend
+        for parameter in self.own:
+            parameter.backend = backend
+        for part in self.parts.values():
+            part.to(backend)
+        return self
+
+    def astype(self, dtype: np.typing.DTypeLike) -> "Layer":
+        """Convert every parameter: float32 to train, float64 to check. Returns the layer."""
+        for parameter in self.parameters():
+            parameter.value = parameter.value.astype(dtype)
+            parameter.grad = None
+        return self
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Every parameter's value by name, running statistics included."""
+        return {p.name: p.value for p in self.parameters()}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Copy in what `state` of a like network returned.
+
+        raises CheckpointError where names or shapes differ; then nothing is changed
+        """
+        check_arrays("the network", state, self.state())
+        for parameter in self.parameters():
+            parameter.value[...] = state[parameter.name]
+
+    def add_parts(self, parts: dict[str, "Layer"]) -> None:
+        """Make these layers the parts, and put their names before those of their parameters."""
+        for name, part in parts.items():
+            for parameter in part.parameters():
+                parameter.name = f"{name}.{parameter.name}"
+        self.parts = parts
+
+    def remembered(self, name: str):
+        """What the last training forward stored; a clear error where there was none."""
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise RuntimeError(
+                f"{type(self).__name__}.backward needs a forward(x, training=True) before it"
+            ) from None

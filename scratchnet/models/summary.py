@@ -1,0 +1,55 @@
+"""A network as a table: layer, output shape, parameters, multiply-adds."""
+
+from scratchnet.layers import Layer, Residual, Sequential
+
+
+def summary(model: Layer, input_shape: tuple[int, ...]) -> str:
+    """One line a layer, and the totals.
+
+    input_shape   of one sample, without the batch axis
+    raises        ValueError where a layer does not take what the one before puts out
+    """
+    rows = [("input", _shape(input_shape), "", "")]
+    rows += list(_rows(model, tuple(input_shape), 0))
+    parameters = model.parameters()
+    trainable = sum(p.value.size for p in parameters if p.trainable)
+    fixed = sum(p.value.size for p in parameters if not p.trainable)
+    header = ("layer", "output shape", "parameters", "multiply-adds")
+    total = ("total", "", f"{trainable:,}", f"{model.flops(tuple(input_shape)):,}")
+    widths = [max(len(row[i]) for row in [header, *rows, total]) for i in range(4)]
+    rule = "-" * (sum(widths) + 6)
+    lines = [_line(header, widths), rule, *(_line(row, widths) for row in rows), rule]
+    lines.append(_line(total, widths))
+    if fixed:
+        lines.append(f"and {fixed:,} values of running statistics, which are not trained")
+    return "\n".join(lines)
+
+
+def _rows(layer: Layer, input_shape: tuple[int, ...], depth: int):
+    """The table's rows: containers as their parts, indented where they branch."""
+    if isinstance(layer, Sequential):
+        for part in layer.layers:
+            yield from _rows(part, input_shape, depth)
+            input_shape = part.output_shape(input_shape)
+        return
+    trainable = sum(p.value.size for p in layer.parameters() if p.trainable)
+    name = "Residual" if isinstance(layer, Residual) else repr(layer)
+    yield (
+        "  " * depth + name,
+        _shape(layer.output_shape(input_shape)),
+        f"{trainable:,}",
+        f"{layer.flops(input_shape):,}",
+    )
+    if isinstance(layer, Residual):
+        for part in layer.parts.values():
+            yield from _rows(part, input_shape, depth + 1)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    aligned = [cells[0].ljust(widths[0]), cells[1].ljust(widths[1])]
+    aligned += [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
+    return "  ".join(aligned).rstrip()
