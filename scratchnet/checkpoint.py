@@ -1,4 +1,4 @@
-"""Named arrays and a JSON description in one `.npz` file, without pickle, written whole or not at all."""
+"""Named arrays and a JSON description in one `.npz`, without pickle, written whole or not."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What training makes small; the equation stands in `backends/reference/softmax_cross_entropy.py`."""
+"""What training makes small; see `backends/reference/softmax_cross_entropy.py` for the equation."""
 
 import numpy as np
 

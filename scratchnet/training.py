@@ -1,0 +1,379 @@
+"""The training loop: forward, loss, backward, update; then validation, and a checkpoint.
+
+An epoch's order of images comes from (seed, epoch) alone, so a run that was interrupted at any
+step and resumed ends in the same bits as an unbroken one.
+"""
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from scratchnet.checkpoint import CheckpointError, check_arrays, load_checkpoint, save_checkpoint
+from scratchnet.checks import check_positive_int
+from scratchnet.data import Batches, Split
+from scratchnet.history import Epoch, History
+from scratchnet.layers import Layer, Residual, Sequential
+from scratchnet.losses import SoftmaxCrossEntropy
+from scratchnet.optim import Optimizer, clip_gradients
+
+
+class TrainingDiverged(ArithmeticError):
+    """A loss that is not finite: says in which epoch and step, and from which layer it came."""
+
+
+def fit(
+    model: Layer,
+    train: Split,
+    validation: Split | None = None,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer,
+    loss: SoftmaxCrossEntropy | None = None,
+    schedule: Callable[[int], float] | None = None,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    scale: float = 1 / 255,
+    mean: np.ndarray | None = None,
+    std: np.ndarray | None = None,
+    clip_norm: float | None = None,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    description: str = "",
+) -> History:
+    """Train the model for a number of epochs, in place.
+
+    A bar shows loss, accuracy, images/s and the time left where the terminal can show one. With
+    run_dir, `best.npz` (highest validation accuracy) and `last.npz` are kept there, and
+    resume=True goes on from `last.npz` if there is one. Ctrl-C ends the training after the step
+    under way; what was learned stays in the model and in `last.npz`, and history.interrupted is
+    set.
+
+    train, validation   images (N, H, W, C) uint8 and labels (N,)
+    schedule            learning rate for the step number, from 0; else optimizer.lr stays
+    augment             called on each batch of training images with a seeded generator
+    scale, mean, std    pixels become (pixel * scale - mean) / std
+    clip_norm           upper bound for the common norm of all gradients
+    seed                of the order of images and of augmentation
+    on_epoch            called after each epoch, after its checkpoint is written
+    raises              TrainingDiverged where the loss is not finite; ValueError for bad
+                        settings or data; CheckpointError where last.npz is of another run
+    """
+    check_positive_int("fit", "epochs", epochs)
+    loss = loss or SoftmaxCrossEntropy().to(model.backend)
+    pixels = {"scale": scale, "mean": mean, "std": std}
+    run = _Run(model, optimizer, seed, batch_size, run_dir)
+    if resume:
+        run.resume()
+    run.history.interrupted = False
+    run.history.compile_seconds += warm_up(model, train, loss, optimizer, pixels, clip_norm)
+    total = epochs * math.ceil(len(train.labels) / batch_size)
+    with _interruptible() as interrupted, _bar(total, run, batch_size, train, description) as bar:
+        while run.epoch < epochs and not interrupted.is_set():
+            rng = np.random.default_rng([seed, run.epoch])
+            batches = Batches(train, batch_size, rng=rng, augment=augment, **pixels)
+            began = time.perf_counter()
+            for step, (x, labels) in enumerate(batches):
+                if step < run.step:
+                    continue  # trained on before the interruption
+                if schedule is not None:
+                    optimizer.lr = schedule(optimizer.steps)
+                value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
+                if not math.isfinite(value):
+                    run.diverged(step, value, x)
+                run.count(value, logits, labels)
+                bar.update()
+                bar.set_postfix(run.progress(began), refresh=False)
+                if interrupted.is_set():
+                    break
+            run.seconds += time.perf_counter() - began
+            if run.step == len(batches):
+                record = run.close_epoch(validation, loss, batch_size, pixels)
+                if on_epoch is not None:
+                    on_epoch(record)
+    if interrupted.is_set():
+        run.history.interrupted = True
+        run.save("last.npz")
+    return run.history
+
+
+def evaluate(
+    model: Layer,
+    data: Split,
+    *,
+    batch_size: int = 256,
+    loss: SoftmaxCrossEntropy | None = None,
+    scale: float = 1 / 255,
+    mean: np.ndarray | None = None,
+    std: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Mean loss (nats) and accuracy (0 to 1) of the model on the data, in evaluation mode."""
+    loss = loss or SoftmaxCrossEntropy().to(model.backend)
+    total_loss, correct = 0.0, 0
+    for x, labels in Batches(data, batch_size, scale=scale, mean=mean, std=std):
+        logits = model.forward(x)
+        total_loss += loss.forward(logits, labels) * len(labels)
+        correct += _correct(logits, labels)
+    return total_loss / len(data.labels), correct / len(data.labels)
+
+
+def predict(
+    model: Layer,
+    data: Split,
+    *,
+    batch_size: int = 256,
+    scale: float = 1 / 255,
+    mean: np.ndarray | None = None,
+    std: np.ndarray | None = None,
+) -> np.ndarray:
+    """The logits of every image, in order: (N, classes)."""
+    batches = Batches(data, batch_size, scale=scale, mean=mean, std=std)
+    return np.concatenate([np.array(model.forward(x)) for x, _ in batches])
+
+
+def warm_up(
+    model: Layer,
+    train: Split,
+    loss: SoftmaxCrossEntropy,
+    optimizer: Optimizer,
+    pixels: dict[str, Any],
+    clip_norm: float | None = None,
+) -> float:
+    """Compile what training will run, by one step of a copy on two images. Returns the seconds."""
+    began = time.perf_counter()
+    model, loss, optimizer = copy.deepcopy((model, loss, optimizer))
+    few = Split(train.images[:2], train.labels[:2])
+    x, labels = next(iter(Batches(few, 2, **pixels)))
+    _train_step(model, loss, optimizer, x, labels, clip_norm)
+    model.forward(x)
+    return time.perf_counter() - began
+
+
+def first_non_finite(model: Layer, x: np.ndarray, name: str = "") -> str | None:
+    """The name and kind of the first layer whose output for x is not finite; None where all are.
+
+    Layers are named as their parameters are: "2" is the third of a `Sequential`, "4.body.0" the
+    first in the body of the residual block that is its fifth. The model's running statistics
+    change as in training.
+    """
+    if not np.isfinite(x).all():
+        return "the input"
+    if isinstance(model, Sequential):
+        for i, layer in enumerate(model.layers):
+            found = first_non_finite(layer, x, f"{name}.{i}".lstrip("."))
+            if found:
+                return found
+            x = layer.forward(x, training=True)
+        return None
+    if isinstance(model, Residual):
+        for part_name, part in model.parts.items():
+            found = first_non_finite(part, x, f"{name}.{part_name}".lstrip("."))
+            if found:
+                return found
+    if np.isfinite(model.forward(x, training=True)).all():
+        return None
+    return f"layer {name or 0} ({model!r})"
+
+
+class _Run:
+    """A training under way: where it stands, and how it is written down."""
+
+    def __init__(
+        self,
+        model: Layer,
+        optimizer: Optimizer,
+        seed: int,
+        batch_size: int,
+        run_dir: str | Path | None,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.settings = {"seed": seed, "batch_size": batch_size}
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.history = History()
+        self.epoch = 0
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        self.step = 0
+        self.images = 0
+        self.loss_sum = 0.0
+        self.correct = 0
+        self.seconds = 0.0
+
+    def count(self, value: float, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Add a step to the epoch's means."""
+        self.step += 1
+        self.images += len(labels)
+        self.loss_sum += value * len(labels)
+        self.correct += _correct(logits, labels)
+
+    def progress(self, began: float) -> dict[str, str]:
+        """What the bar shows beside the time left."""
+        seconds = self.seconds + time.perf_counter() - began
+        return {
+            "epoch": str(self.epoch + 1),
+            "loss": f"{self.loss_sum / self.images:.4f}",
+            "accuracy": f"{self.correct / self.images:.2%}",
+            "images/s": f"{self.images / seconds:,.0f}",
+        }
+
+    def diverged(self, step: int, value: float, x: np.ndarray) -> None:
+        """Raise with the place where numbers stopped being finite."""
+        origin = first_non_finite(self.model, x) or "the loss itself"
+        raise TrainingDiverged(
+            f"the loss became {value} in epoch {self.epoch + 1}, step {step + 1}; first not "
+            f"finite: {origin}. A lower learning rate or clip_norm may help"
+        )
+
+    def close_epoch(
+        self, validation: Split | None, loss: SoftmaxCrossEntropy, batch_size: int, pixels: dict
+    ) -> Epoch:
+        """Validate, record the epoch, write checkpoints."""
+        began = time.perf_counter()
+        val_loss = val_accuracy = None
+        if validation is not None:
+            val_loss, val_accuracy = evaluate(
+                self.model, validation, batch_size=batch_size, loss=loss, **pixels
+            )
+        record = Epoch(
+            epoch=self.epoch + 1,
+            loss=self.loss_sum / self.images,
+            accuracy=self.correct / self.images,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=self.seconds,
+            val_seconds=time.perf_counter() - began,
+            images_per_second=self.images / self.seconds,
+            lr=self.optimizer.lr,
+        )
+        self.history.epochs.append(record)
+        self.epoch += 1
+        self.start_epoch()
+        self.save("last.npz")
+        if self.history.best is record:
+            self.save("best.npz")
+        return record
+
+    def save(self, name: str) -> None:
+        """Write everything that a resumed run needs."""
+        if self.run_dir is None:
+            return
+        arrays = {f"model.{k}": v for k, v in self.model.state().items()}
+        arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state().items()}
+        counters = ("epoch", "step", "images", "loss_sum", "correct", "seconds")
+        meta = {
+            "settings": self.settings,
+            "optimizer": type(self.optimizer).__name__,
+            "lr": self.optimizer.lr,
+            "generators": [g.bit_generator.state for g in self.model.generators()],
+            "history": self.history.to_dict(),
+            **{name: getattr(self, name) for name in counters},
+        }
+        save_checkpoint(self.run_dir / name, arrays, meta)
+
+    def resume(self) -> None:
+        """Take up what `save` wrote to last.npz, if it is there and of a run like this one."""
+        if self.run_dir is None:
+            raise ValueError("fit: resume needs run_dir")
+        path = self.run_dir / "last.npz"
+        if not path.exists():
+            return
+        arrays, meta = load_checkpoint(path)
+        for key, value in {
+            **self.settings,
+            "optimizer": type(self.optimizer).__name__,
+        }.items():
+            written = {**meta.get("settings", {}), "optimizer": meta.get("optimizer")}.get(key)
+            if written != value:
+                raise CheckpointError(f"{path} is of a run with {key} {written}, not {value}")
+        parts = {
+            owner: {k.removeprefix(owner): v for k, v in arrays.items() if k.startswith(owner)}
+            for owner in ("model.", "optimizer.")
+        }
+        check_arrays(f"the optimizer in {path}", parts["optimizer."], self.optimizer.state())
+        self.model.load_state(parts["model."])
+        self.optimizer.load_state(parts["optimizer."])
+        self.optimizer.lr = meta["lr"]
+        for generator, state in zip(self.model.generators(), meta["generators"], strict=True):
+            generator.bit_generator.state = state
+        self.history = History.from_dict(meta["history"])
+        for name in ("epoch", "step", "images", "loss_sum", "correct", "seconds"):
+            setattr(self, name, meta[name])
+
+
+def load_model(model: Layer, path: str | Path) -> dict[str, Any]:
+    """Copy the parameters of a checkpoint that `fit` wrote into the model; returns its description.
+
+    raises CheckpointError where it is damaged or of another network
+    """
+    arrays, meta = load_checkpoint(path)
+    prefix = "model."
+    model.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+    return meta
+
+
+def _train_step(
+    model: Layer,
+    loss: SoftmaxCrossEntropy,
+    optimizer: Optimizer,
+    x: np.ndarray,
+    labels: np.ndarray,
+    clip_norm: float | None,
+) -> tuple[float, np.ndarray]:
+    """One step; returns the loss before it, and the logits. A loss that is not finite ends it."""
+    logits = model.forward(x, training=True)
+    value = loss.forward(logits, labels)
+    if math.isfinite(value):
+        model.backward(loss.backward(), need_dx=False)
+        if clip_norm is not None:
+            clip_gradients(model.parameters(), clip_norm)
+        optimizer.step()
+    return value, logits
+
+
+def _correct(logits: np.ndarray, labels: np.ndarray) -> int:
+    return int((logits.argmax(axis=1) == labels).sum())
+
+
+def _bar(total: int, run: _Run, batch_size: int, train: Split, description: str) -> tqdm:
+    steps_done = run.epoch * math.ceil(len(train.labels) / batch_size) + run.step
+    return tqdm(
+        total=total,
+        initial=steps_done,
+        desc=description or None,
+        unit="step",
+        dynamic_ncols=True,
+        disable=None,  # silent where the output is no terminal
+        leave=False,
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that no step is cut in half; a second Ctrl-C does cut."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals reach the main thread only
+        return
+
+    def on_interrupt(signum, frame):
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    previous = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
