@@ -136,6 +136,21 @@ def check_generated_involution(
     return geometry
 
 
+def check_attention_kernel(
+    q: Any, k: Any, position: Any, K: int, groups: int, dilation: int
+) -> Geometry:
+    """Queries, keys (N, H, W, C) and positions (K, K, C) or None fit; returns where windows sit."""
+    op = "attention_kernel"
+    check_image(op, "q", q)
+    check_like(op, "k", k, q.shape, q.dtype)
+    _, H, W, C = q.shape
+    geometry = _located(op, involution_geometry, H, W, K, 1, dilation)
+    check_groups(op, "the channel count", C, check_positive_int(op, "groups", groups))
+    if position is not None:
+        check_like(op, "position", position, (K, K, C), q.dtype)
+    return geometry
+
+
 def check_pool2d(
     op: str, name: str, x_shape: tuple, size: int, stride: int, padding: Padding
 ) -> Geometry:
