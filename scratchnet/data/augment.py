@@ -83,11 +83,11 @@ class Cutout:
         _check_size("Cutout", "size", self.size)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        N, H, W, _ = images.shape
+        N, H, W, C = images.shape
         rows = self._covers(rng.integers(0, H, N), H)
         cols = self._covers(rng.integers(0, W, N), W)
         covered = rows[:, :, None] & cols[:, None, :]
-        return np.where(covered[..., None], images.dtype.type(0), images)
+        return images * np.repeat(~covered, C, axis=2).reshape(images.shape)
 
     def _covers(self, centre: np.ndarray, length: int) -> np.ndarray:
         first = (centre - self.size // 2)[:, None]

@@ -40,7 +40,7 @@ def _fetch_file(file: Remote, url: str, folder: Path, progress: bool) -> str | N
     import pooch
     import requests.exceptions
 
-    bar = tqdm(
+    bar = _Bar(
         desc=file.name,
         unit="B",
         unit_scale=True,
@@ -72,6 +72,13 @@ def _fetch_file(file: Remote, url: str, folder: Path, progress: bool) -> str | N
                 f"choose another folder with root or SCRATCHNET_DATA"
             ) from None
     return None
+
+
+class _Bar(tqdm):
+    """A bar that pooch can test before its total is known, where tqdm's own raises TypeError."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 @contextlib.contextmanager

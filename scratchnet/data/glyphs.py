@@ -233,7 +233,7 @@ def _check_counts(train: int, test: int, seed: int) -> None:
 def _read_cache(path: Path, train: int, test: int) -> Dataset | None:
     """The cached data set, or None where there is none or it is not what make() would give."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             splits = [
                 Split(arrays[f"{name}_images"], arrays[f"{name}_labels"])
                 for name in ("train", "test")

@@ -1,0 +1,151 @@
+"""Augmentations: what each may do to an image, and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchnet.data import Compose, Cutout, RandomCrop, RandomFlip, RandomShift
+
+SHAPES = st.tuples(
+    st.integers(1, 5), st.integers(4, 9), st.integers(4, 9), st.integers(1, 3)
+)  # N, H, W, C
+SEEDS = st.integers(0, 2**32 - 1)
+DTYPES = st.sampled_from([np.uint8, np.float32])
+AUGMENTATIONS = [
+    RandomShift(2),
+    RandomCrop(3),
+    RandomFlip(),
+    Cutout(3),
+    Compose(RandomCrop(2), RandomFlip(), Cutout(2)),
+]
+
+
+def random_images(shape, seed, dtype=np.uint8):
+    """No pixel is 0, so that a 0 shows where an augmentation put one."""
+    return np.random.default_rng(seed).integers(1, 256, shape, dtype=np.uint8).astype(dtype)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS, ids=repr)
+@given(shape=SHAPES, seed=SEEDS, dtype=DTYPES)
+def test_shape_dtype_and_determinism(augment, shape, seed, dtype):
+    images = random_images(shape, seed, dtype)
+    before = images.copy()
+    once = augment(images, np.random.default_rng(seed))
+    again = augment(images, np.random.default_rng(seed))
+    assert once.shape == images.shape and once.dtype == dtype
+    assert not np.shares_memory(once, images)
+    np.testing.assert_array_equal(once, again)
+    np.testing.assert_array_equal(images, before)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS, ids=repr)
+def test_each_image_draws_its_own(augment):
+    images = np.repeat(random_images((1, 8, 8, 1), 0), 64, axis=0)
+    changed = augment(images, np.random.default_rng(0))
+    assert len(np.unique(changed.reshape(64, -1), axis=0)) > 1
+
+
+@given(shape=SHAPES, seed=SEEDS, pixels=st.integers(1, 5))
+def test_a_shift_is_a_shift(shape, seed, pixels):
+    images = random_images(shape, seed)
+    for before, after in zip(
+        images, RandomShift(pixels)(images, np.random.default_rng(seed)), strict=True
+    ):
+        H, W, C = before.shape
+        canvas = np.zeros((H + 2 * pixels, W + 2 * pixels, C), np.uint8)
+        canvas[pixels : pixels + H, pixels : pixels + W] = before
+        assert any(
+            np.array_equal(after, canvas[r : r + H, s : s + W])
+            for r in range(2 * pixels + 1)
+            for s in range(2 * pixels + 1)
+        )
+
+
+def test_shifts_reach_every_offset_equally():
+    images = np.zeros((9000, 5, 5, 1), np.uint8)
+    images[:, 2, 2] = 1
+    mean = RandomShift(1)(images, np.random.default_rng(0)).mean(axis=0)[..., 0]
+    np.testing.assert_allclose(mean[1:4, 1:4], 1 / 9, atol=0.02)
+    assert mean[0].max() == mean[4].max() == 0
+
+
+@given(shape=SHAPES, seed=SEEDS, padding=st.integers(1, 3))
+def test_a_crop_is_a_window_of_the_mirrored_image(shape, seed, padding):
+    images = random_images(shape, seed)
+    for before, after in zip(
+        images, RandomCrop(padding)(images, np.random.default_rng(seed)), strict=True
+    ):
+        H, W, _ = before.shape
+        rows, cols = (
+            np.abs((length - 1) - np.abs((length - 1) - np.arange(-padding, length + padding)))
+            for length in (H, W)
+        )
+        mirrored = before[rows][:, cols]
+        assert any(
+            np.array_equal(after, mirrored[r : r + H, s : s + W])
+            for r in range(2 * padding + 1)
+            for s in range(2 * padding + 1)
+        )
+
+
+@given(shape=SHAPES, seed=SEEDS)
+def test_a_flip_is_the_image_or_its_mirror(shape, seed):
+    images = random_images(shape, seed)
+    for before, after in zip(
+        images, RandomFlip()(images, np.random.default_rng(seed)), strict=True
+    ):
+        assert np.array_equal(after, before) or np.array_equal(after, before[:, ::-1])
+
+
+def test_flip_probability():
+    images = np.zeros((4000, 1, 2, 1), np.uint8)
+    images[:, 0, 0] = 1
+    for probability in (0, 0.25, 1):
+        flipped = RandomFlip(probability)(images, np.random.default_rng(0))[:, 0, 1, 0].mean()
+        assert abs(flipped - probability) < 0.03
+
+
+@given(shape=SHAPES, seed=SEEDS, size=st.integers(1, 12))
+def test_cutout_removes_one_square_and_keeps_the_rest(shape, seed, size):
+    images = random_images(shape, seed)
+    for before, after in zip(
+        images, Cutout(size)(images, np.random.default_rng(seed)), strict=True
+    ):
+        removed = (after == 0).all(axis=-1)
+        rows, cols = removed.any(axis=1), removed.any(axis=0)
+        np.testing.assert_array_equal(removed, rows[:, None] & cols[None, :])
+        for line in (rows, cols):
+            run = np.flatnonzero(line)
+            assert (np.diff(run) == 1).all() and 1 <= len(run) <= size
+            touches_border = run[0] == 0 or run[-1] == len(line) - 1
+            assert len(run) == size or touches_border
+        np.testing.assert_array_equal(after[~removed], before[~removed])
+
+
+def test_compose_applies_its_steps_in_order():
+    images = random_images((3, 6, 6, 1), 0)
+    composed = Compose(RandomShift(2), Cutout(2))(images, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    np.testing.assert_array_equal(composed, Cutout(2)(RandomShift(2)(images, rng), rng))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: RandomShift(0), ValueError, "RandomShift: pixels is 0, accepted are 1 and above"),
+        (lambda: RandomCrop(1.5), TypeError, "RandomCrop: padding is 1.5, accepted is a number"),
+        (lambda: Cutout(-1), ValueError, "Cutout: size is -1, accepted are 1 and above"),
+        (lambda: RandomFlip(1.1), ValueError, "RandomFlip: probability is 1.1, accepted are 0 to"),
+        (lambda: RandomFlip(np.nan), ValueError, "RandomFlip: probability is nan"),
+        (lambda: Compose(3), TypeError, "Compose: 3 cannot be called"),
+        (
+            lambda: RandomCrop(4)(np.zeros((1, 4, 9, 1)), np.random.default_rng(0)),
+            ValueError,
+            "RandomCrop: padding is 4, accepted for images of 4 x 9 is at most 3",
+        ),
+    ],
+)
+def test_bad_arguments(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
