@@ -1,0 +1,56 @@
+"""The same functions, compiled by Numba and run on all cores."""
+
+from scratchnet.backends.cpu.add import add_backward, add_forward
+from scratchnet.backends.cpu.avgpool2d import avgpool2d_backward, avgpool2d_forward
+from scratchnet.backends.cpu.batchnorm import batchnorm_backward, batchnorm_forward
+from scratchnet.backends.cpu.channel_affine import (
+    channel_affine_backward,
+    channel_affine_forward,
+)
+from scratchnet.backends.cpu.dropout import dropout_backward, dropout_forward
+from scratchnet.backends.cpu.flatten import flatten_backward, flatten_forward
+from scratchnet.backends.cpu.generated_involution import (
+    generated_involution_backward,
+    generated_involution_forward,
+)
+from scratchnet.backends.cpu.globalavgpool2d import (
+    globalavgpool2d_backward,
+    globalavgpool2d_forward,
+)
+from scratchnet.backends.cpu.involution import involution_backward, involution_forward
+from scratchnet.backends.cpu.maxpool2d import maxpool2d_backward, maxpool2d_forward
+from scratchnet.backends.cpu.relu import relu_backward, relu_forward
+from scratchnet.backends.cpu.softmax_cross_entropy import (
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+from scratchnet.backends.cpu.updates import adam_update, sgd_update
+
+__all__ = [
+    "adam_update",
+    "add_backward",
+    "add_forward",
+    "avgpool2d_backward",
+    "avgpool2d_forward",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "channel_affine_backward",
+    "channel_affine_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "flatten_backward",
+    "flatten_forward",
+    "generated_involution_backward",
+    "generated_involution_forward",
+    "globalavgpool2d_backward",
+    "globalavgpool2d_forward",
+    "involution_backward",
+    "involution_forward",
+    "maxpool2d_backward",
+    "maxpool2d_forward",
+    "relu_backward",
+    "relu_forward",
+    "sgd_update",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+]

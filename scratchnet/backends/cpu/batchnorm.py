@@ -1,0 +1,134 @@
+"""Batch normalisation: each channel shifted to mean 0 and scaled to variance 1, then mapped on.
+
+    mean[c]    = mean over all axes but the last of x
+    inv_std[c] = 1 / sqrt(mean((x - mean)^2) + eps)
+    y          = gamma * (x - mean) * inv_std + beta
+
+Three passes forward, two backward, each over rows of channels cut among the threads. The variance
+is that of the deviations, which stays exact where the mean is large; their own small mean, the
+rounding error of the first pass, is taken off as well.
+"""
+
+import numpy as np
+from numba import njit, prange
+from numpy import empty
+
+from scratchnet.backends.cpu.loops import CHUNKS, SUMS, channel_rows, fold, piece
+from scratchnet.checks import check_like, check_number, check_per_channel
+
+
+def batchnorm_forward(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Normalise each channel over the batch, as in the module's equations.
+
+    x             (..., C)   float32 or float64
+    gamma, beta   (C,)       same dtype
+    eps           above 0, in units of variance
+    returns       y like x, mean (C,), inv_std (C,)
+    raises        ValueError, TypeError where shapes or dtypes do not fit
+    """
+    check_per_channel("batchnorm", x, gamma=gamma, beta=beta)
+    check_number("batchnorm", "eps", eps, 0, above=True)
+    rows, r = channel_rows(x)
+    M = x.size // x.shape[-1]
+    partial = empty((2, CHUNKS, rows.shape[1]), x.dtype)
+    _deviations(rows, np.zeros(rows.shape[1], x.dtype), partial[0], partial[1])
+    mean = fold(partial[0], r) / M
+    _deviations(rows, np.tile(mean, r), partial[0], partial[1])
+    correction = fold(partial[0], r) / M
+    variance = np.maximum(fold(partial[1], r) / M - np.square(correction), 0)
+    mean += correction
+    inv_std = (1 / np.sqrt(variance + eps)).astype(x.dtype)
+    y = empty(x.shape, x.dtype)
+    _normalise(
+        rows, np.tile(mean, r), np.tile(gamma * inv_std, r), np.tile(beta, r), y.reshape(rows.shape)
+    )
+    return y, mean, inv_std
+
+
+@njit(parallel=True, cache=True)
+def _deviations(x, centre, first, second):
+    """Per chunk and channel the sums of x - centre and of its square."""
+    M, C = x.shape
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(M, chunk)
+        firsts, seconds = first[chunk], second[chunk]
+        firsts[:] = 0
+        seconds[:] = 0
+        for m in range(lo, hi):
+            xs = x[m]
+            for c in range(C):
+                deviation = xs[c] - centre[c]
+                firsts[c] += deviation
+                seconds[c] += deviation * deviation
+
+
+@njit(parallel=True, cache=True)
+def _normalise(x, mean, scale, beta, y):
+    M, C = x.shape
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(M, chunk)
+        for m in range(lo, hi):
+            xs, ys = x[m], y[m]
+            for c in range(C):
+                ys[c] = (xs[c] - mean[c]) * scale[c] + beta[c]
+
+
+def batchnorm_backward(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, inv_std: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The gradients of a batch normalisation, as the reference derives them.
+
+        dgamma = sum(dy * xhat)        dbeta = sum(dy)        xhat = (x - mean) * inv_std
+        dx     = gamma * inv_std * (dy - dbeta / M - xhat * dgamma / M)
+
+    dy like x  ->  dx like x, dgamma (C,), dbeta (C,)
+    """
+    check_per_channel("batchnorm", x, gamma=gamma, mean=mean, inv_std=inv_std)
+    check_like("batchnorm", "dy", dy, x.shape, x.dtype)
+    rows, r = channel_rows(x)
+    drows = np.ascontiguousarray(dy).reshape(rows.shape)
+    M = x.size // x.shape[-1]
+    means, inv_stds = np.tile(mean, r), np.tile(inv_std, r)
+    partial = empty((2, CHUNKS, rows.shape[1]), x.dtype)
+    _parameter_gradients(drows, rows, means, inv_stds, partial[0], partial[1])
+    dgamma, dbeta = fold(partial[0], r), fold(partial[1], r)
+    dx = empty(x.shape, x.dtype)
+    _input_gradient(
+        drows,
+        rows,
+        means,
+        np.tile(gamma * inv_std, r),
+        np.tile(dbeta / M, r),
+        np.tile(inv_std * dgamma / M, r),
+        dx.reshape(rows.shape),
+    )
+    return dx, dgamma, dbeta
+
+
+@njit(parallel=True, cache=True, fastmath=SUMS)
+def _parameter_gradients(dy, x, mean, inv_std, dgamma, dbeta):
+    M, C = x.shape
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(M, chunk)
+        dgammas, dbetas = dgamma[chunk], dbeta[chunk]
+        dgammas[:] = 0
+        dbetas[:] = 0
+        for m in range(lo, hi):
+            dys, xs = dy[m], x[m]
+            for c in range(C):
+                dgammas[c] += dys[c] * ((xs[c] - mean[c]) * inv_std[c])
+                dbetas[c] += dys[c]
+
+
+@njit(parallel=True, cache=True, fastmath=SUMS)
+def _input_gradient(dy, x, mean, scale, dbeta, dgamma, dx):
+    """dbeta and dgamma come divided by M, dgamma also by the standard deviation."""
+    M, C = x.shape
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(M, chunk)
+        for m in range(lo, hi):
+            dys, xs, dxs = dy[m], x[m], dx[m]
+            for c in range(C):
+                dxs[c] = scale[c] * (dys[c] - dbeta[c] - (xs[c] - mean[c]) * dgamma[c])
