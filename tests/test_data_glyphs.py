@@ -40,6 +40,12 @@ def test_fonts_of_the_test_split_are_not_seen_in_training():
     assert len(set(glyphs.TRAIN_FONTS)) == 16 and len(set(glyphs.TEST_FONTS)) == 6
 
 
+def test_the_splits_draw_from_streams_of_their_own():
+    """From one stream, equal counts would give both splits the same digits and warps."""
+    dataset = glyphs.make(train=100, test=100, progress=False)
+    assert (dataset.train.labels != dataset.test.labels).mean() > 0.5
+
+
 def test_no_image_comes_twice(small):
     images = np.concatenate([small.train.images, small.test.images]).reshape(800, -1)
     assert len(np.unique(images, axis=0)) == 800
