@@ -1,84 +1,91 @@
-"""Arrays from recycled memory, so that a warm training step asks the system for none.
+"""Memory for results, used again as soon as nobody holds it.
 
-Fresh memory costs a page fault every 4 KiB when it is first written, about as much as the whole
-arithmetic of a small layer. A pool keeps its blocks: a block is free again when no array refers to
-it any more, which CPython's reference counts tell at once. The functions of the backend stay pure,
-nobody hands buffers around, and a gradient's memory serves the next layer's gradient.
+`empty` hands out an array over a block of bytes that the pool keeps. Once no array refers to the
+block any more, the next request of that size gets it again, so that a training step allocates
+nothing after the first, and the operators stay pure functions that return new arrays.
 
-A request takes the smallest free block of at least its size and at most twice that. Blocks that
-stayed idle over the last `PATIENCE` requests are given back when a new one is needed.
+Why not leave it to NumPy: large fresh memory comes from the operating system page by page, and
+each page is cleared, at its first touch, inside the kernel that writes it. For small layers these
+page faults cost more than the arithmetic. The price is memory: sizes are rounded up by at most an
+eighth, and a block that nobody wants stays for IDLE requests more.
 """
 
-import bisect
 import math
 import sys
 import threading
 
 import numpy as np
 
-ALIGNMENT = 64  # a cache line, and the widest vector
-SMALL = 1024  # bytes up to which the system's own allocator is as good
-PATIENCE = 4096
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+SMALLEST = 4096  # bytes: below a page, the C library's own free lists do the same
+IDLE = 4096  # requests that a free block is kept through, unused
+
+_lock = threading.Lock()
+_blocks: dict[int, list["_Block"]] = {}  # by size in bytes
+_requests = 0
 
 
 class _Block:
-    """Bytes that arrays may be views of, and the number of the request that last took them."""
+    """Bytes of the pool. Arrays made over them hold `memory` as their base, never each other."""
 
-    __slots__ = ("memory", "offset", "size", "taken")
+    __slots__ = ("memory", "start", "last_request")
 
     def __init__(self, size: int):
         self.memory = np.empty(size + ALIGNMENT, np.uint8)
-        self.offset = -self.memory.ctypes.data % ALIGNMENT
-        self.size = size
-        self.taken = 0
+        self.start = -self.memory.ctypes.data % ALIGNMENT
+        self.last_request = 0
 
     def references(self) -> int:
         return sys.getrefcount(self.memory)
 
 
-# What an idle block counts: the way of asking adds references of its own.
-_IDLE = _Block(0).references()
+_UNREFERENCED = _Block(0).references()  # what the block itself and the question count for
 
 
-class Pool:
-    """Blocks in the order of their sizes."""
+def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """A C-contiguous array of undefined contents, aligned to a cache line where it is large.
 
-    def __init__(self) -> None:
-        self.blocks: list[_Block] = []
-        self.requests = 0
-        self.lock = threading.Lock()
-
-    def empty(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
-        """An array of that shape and dtype with any content, C-contiguous and aligned."""
-        dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
-        if size <= SMALL:
-            return np.empty(shape, dtype)
-        with self.lock:
-            self.requests += 1
-            block = self._free_block(size) or self._new_block(size)
-            block.taken = self.requests
-            return np.frombuffer(block.memory, dtype, math.prod(shape), block.offset).reshape(shape)
-
-    def _free_block(self, size: int) -> _Block | None:
-        first = bisect.bisect_left(self.blocks, size, key=_size)
-        for block in self.blocks[first:]:
-            if block.size > 2 * size:
+    The memory goes back to the pool when the array and all views of it are gone. Any thread may
+    call this.
+    """
+    global _requests
+    dtype = np.dtype(dtype)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes < SMALLEST:
+        return np.empty(shape, dtype)
+    size = _rounded(nbytes)
+    with _lock:
+        _requests += 1
+        blocks = _blocks.setdefault(size, [])
+        for block in blocks:
+            if block.references() == _UNREFERENCED:
                 break
-            if block.references() == _IDLE:
-                return block
-        return None
-
-    def _new_block(self, size: int) -> _Block:
-        old = self.requests - PATIENCE
-        self.blocks = [b for b in self.blocks if b.taken > old or b.references() != _IDLE]
-        block = _Block(size)
-        bisect.insort(self.blocks, block, key=_size)
-        return block
+        else:
+            _forget_idle_blocks()
+            block = _Block(size)
+            blocks.append(block)
+        block.last_request = _requests
+        return np.ndarray(shape, dtype, block.memory, block.start)
 
 
-def _size(block: _Block) -> int:
-    return block.size
+def zeros(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """Like `empty`, filled with 0."""
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
 
 
-empty = Pool().empty
+def _rounded(nbytes: int) -> int:
+    """Up to the next of eight sizes between two powers of two, so that near sizes share blocks."""
+    step = 1 << (nbytes.bit_length() - 4)
+    return -(-nbytes // step) * step
+
+
+def _forget_idle_blocks() -> None:
+    for blocks in _blocks.values():
+        blocks[:] = [
+            block
+            for block in blocks
+            if _requests - block.last_request < IDLE or block.references() > _UNREFERENCED
+        ]
