@@ -15,4 +15,4 @@ def globalavgpool2d_backward(dy: np.ndarray, x_shape: tuple[int, int, int, int])
     """dy (N, C)  ->  dx of shape x_shape: dx[n,i,j,c] = dy[n,c] / (H * W)."""
     N, H, W, C = x_shape
     check_like("globalavgpool2d", "dy", dy, (N, C), dy.dtype)
-    return np.broadcast_to(dy[:, None, None, :] / (H * W), x_shape).astype(dy.dtype)
+    return np.ascontiguousarray(np.broadcast_to(dy[:, None, None, :] / (H * W), x_shape))

@@ -1,0 +1,269 @@
+"""Every operator of every backend, by being listed in `scratchnet.backends` and having a case."""
+
+import importlib
+import inspect
+
+import checks
+import numpy as np
+import oracle
+import pytest
+from cases import CASES, UPDATE_CASES
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scratchnet.backends import BACKENDS, OPERATORS, UPDATES, get_backend, reference
+
+FUNCTIONS = [f"{op}_{way}" for op in OPERATORS for way in ("forward", "backward")] + [*UPDATES]
+FLOATS = (np.float32, np.float64)
+
+every_operator = pytest.mark.parametrize("operator", OPERATORS)
+every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.__name__)
+drawn = given(data=st.data())
+
+
+def _nasties(operators=OPERATORS):
+    """Each operator with each of its nasty sizes, and with its large one."""
+    return pytest.mark.parametrize(
+        ("operator", "sizes"),
+        [
+            pytest.param(operator, sizes, id=f"{operator}-{i}")
+            for operator in operators
+            for i, sizes in enumerate((*CASES[operator].nasties, CASES[operator].large))
+        ],
+    )
+
+
+def _drawn(data, operator):
+    sizes = data.draw(CASES[operator].sizes, label=operator)
+    return CASES[operator].draw(sizes), sizes["seed"]
+
+
+# What is listed is there
+
+
+def test_every_operator_has_a_case():
+    assert set(CASES) == set(OPERATORS)
+    assert set(UPDATE_CASES) == set(UPDATES)
+    for operator, case in CASES.items():
+        assert case.hands and case.nasties, operator
+
+
+@every_backend
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_signature_is_that_of_the_reference(backend, function):
+    expected = inspect.signature(getattr(reference, function)).parameters
+    found = inspect.signature(getattr(get_backend(backend), function)).parameters
+    assert [(p.name, p.default) for p in found.values()] == [
+        (p.name, p.default) for p in expected.values()
+    ]
+
+
+@every_backend
+def test_backend_exports_what_is_listed_and_nothing_else(backend):
+    assert sorted(importlib.import_module(f"scratchnet.backends.{backend}").__all__) == sorted(
+        FUNCTIONS
+    )
+
+
+# Right values
+
+
+@every_dtype
+@every_backend
+@every_operator
+def test_values_worked_by_hand(operator, backend, dtype):
+    checks.check_by_hand(get_backend(backend), operator, dtype)
+
+
+@every_dtype
+@every_backend
+@every_operator
+@drawn
+def test_agrees_with_the_reference(operator, backend, dtype, data):
+    arguments, seed = _drawn(data, operator)
+    checks.check_parity(get_backend(backend), reference, operator, arguments, dtype, seed)
+
+
+@every_dtype
+@every_backend
+@_nasties()
+def test_agrees_with_the_reference_on_nasties(operator, sizes, backend, dtype):
+    arguments = CASES[operator].draw(sizes)
+    checks.check_parity(get_backend(backend), reference, operator, arguments, dtype, sizes["seed"])
+
+
+@every_backend
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].kinks])
+@drawn
+def test_agrees_with_the_reference_on_kinks_and_ties(operator, backend, data):
+    sizes = data.draw(CASES[operator].sizes, label=operator)
+    arguments = CASES[operator].kinks(np.random.default_rng(sizes["seed"]), sizes)
+    ops = get_backend(backend)
+    checks.check_parity(ops, reference, operator, arguments, np.float64, sizes["seed"])
+
+
+@every_dtype
+@every_backend
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].forward_only])
+@drawn
+def test_forward_without_backward_agrees_with_the_reference(operator, backend, dtype, data):
+    sizes = data.draw(CASES[operator].sizes, label=operator)
+    arguments = CASES[operator].forward_only(np.random.default_rng(sizes["seed"]), sizes)
+    checks.check_forward_parity(get_backend(backend), reference, operator, arguments, dtype)
+
+
+@every_backend
+@pytest.mark.parametrize("operator", oracle.OPERATORS)
+@drawn
+def test_agrees_with_plain_loops(operator, backend, data):
+    arguments, seed = _drawn(data, operator)
+    checks.check_parity(get_backend(backend), oracle, operator, arguments, np.float64, seed)
+
+
+@every_backend
+@pytest.mark.parametrize("operator", oracle.OPERATORS)
+def test_agrees_with_plain_loops_on_nasties(operator, backend):
+    for sizes in CASES[operator].nasties:
+        arguments = CASES[operator].draw(sizes)
+        checks.check_parity(get_backend(backend), oracle, operator, arguments, np.float64, 7)
+
+
+# Right gradients
+
+
+@every_backend
+@every_operator
+@drawn
+def test_gradient(operator, backend, data):
+    checks.check_gradient(get_backend(backend), operator, *_drawn(data, operator))
+
+
+@every_backend
+@every_operator
+def test_gradient_on_nasties(operator, backend):
+    for sizes in CASES[operator].nasties:
+        arguments = CASES[operator].draw(sizes)
+        checks.check_gradient(get_backend(backend), operator, arguments, sizes["seed"])
+
+
+@every_backend
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].linear])
+@drawn
+def test_backward_is_the_adjoint_of_a_linear_forward(operator, backend, data):
+    checks.check_adjoint(get_backend(backend), operator, *_drawn(data, operator))
+
+
+@every_backend
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].homogeneous])
+@drawn
+def test_euler_identity_of_a_homogeneous_forward(operator, backend, data):
+    checks.check_homogeneous(get_backend(backend), operator, *_drawn(data, operator))
+
+
+# Good manners
+
+
+@every_backend
+@every_operator
+@drawn
+def test_pure_and_repeatable(operator, backend, data):
+    checks.check_pure(get_backend(backend), operator, *_drawn(data, operator))
+
+
+@every_dtype
+@every_backend
+@every_operator
+def test_same_bits_however_often(operator, backend, dtype):
+    case = CASES[operator]
+    arguments = checks.cast(case.draw(case.large), dtype)
+    checks.check_pure(get_backend(backend), operator, arguments, case.large["seed"], times=8)
+
+
+@every_backend
+@every_operator
+@drawn
+def test_need_dx(operator, backend, data):
+    checks.check_need_dx(get_backend(backend), operator, *_drawn(data, operator))
+
+
+@every_backend
+@every_operator
+@drawn
+def test_nan_does_not_vanish(operator, backend, data):
+    checks.check_nan(get_backend(backend), reference, operator, *_drawn(data, operator))
+
+
+# Values at the edge of what float32 holds
+
+
+@every_backend
+@pytest.mark.parametrize("operator", ["batchnorm"])
+def test_variance_of_values_far_from_zero(operator, backend):
+    rng = np.random.default_rng(0)
+    x = (1e4 + rng.standard_normal((64, 32, 32, 3))).astype(np.float32)
+    gamma, beta = np.ones(3, np.float32), np.zeros(3, np.float32)
+    exact = reference.batchnorm_forward(*(a.astype(np.float64) for a in (x, gamma, beta)), eps=1e-3)
+    y, mean, inv_std = get_backend(backend).batchnorm_forward(x, gamma, beta, 1e-3)
+    np.testing.assert_allclose(mean, exact[1], rtol=1e-6)
+    np.testing.assert_allclose(inv_std, exact[2], rtol=1e-4)
+    np.testing.assert_allclose(y, exact[0], atol=2e-3)
+
+
+@every_dtype
+@every_backend
+def test_softmax_of_large_logits(backend, dtype):
+    ops = get_backend(backend)
+    logits = np.array([[1e4, 0, -1e4], [-1e4, -1e4, -1e4]], dtype)
+    labels = np.array([1, 2])
+    loss, probabilities = ops.softmax_cross_entropy_forward(logits, labels)
+    np.testing.assert_allclose(loss, (1e4 + np.log(3)) / 2, rtol=1e-6)
+    np.testing.assert_allclose(probabilities, [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+    dlogits = ops.softmax_cross_entropy_backward(2.0, probabilities, labels)
+    np.testing.assert_allclose(dlogits, [[1, -1, 0], [1 / 3, 1 / 3, -2 / 3]], rtol=1e-6)
+
+
+@every_backend
+def test_dropout_drops_at_its_rate_and_keeps_the_mean(backend):
+    x = np.ones((100, 1000), np.float32)
+    y = get_backend(backend).dropout_forward(x, 0.3, 99)
+    dropped = float((y == 0).mean())
+    assert abs(dropped - 0.3) < 0.005  # 3.5 standard deviations of 100,000 draws
+    assert abs(float(y.mean()) - 1) < 0.01
+    assert not np.array_equal(y, get_backend(backend).dropout_forward(x, 0.3, 100))
+
+
+# Updates
+
+
+@every_dtype
+@every_backend
+@pytest.mark.parametrize("update", UPDATES)
+def test_update_worked_by_hand(update, backend, dtype):
+    for arguments, expected in UPDATE_CASES[update].hands:
+        arguments = checks.cast(arguments, dtype)
+        getattr(get_backend(backend), update)(**arguments)
+        for name, value in expected.items():
+            checks.assert_close(arguments[name], value, checks.tolerance(dtype, 1), name)
+
+
+@every_dtype
+@every_backend
+@pytest.mark.parametrize("update", UPDATES)
+@drawn
+def test_update_agrees_with_the_reference(update, backend, dtype, data):
+    case = UPDATE_CASES[update]
+    sizes = data.draw(case.sizes, label=update)
+    found = checks.cast(case.arguments(np.random.default_rng(sizes["seed"]), sizes), dtype)
+    expected = {k: v.astype(float) if hasattr(v, "dtype") else v for k, v in found.items()}
+    twin = {k: v.copy() if hasattr(v, "dtype") else v for k, v in found.items()}
+    for step in range(1, 4):  # the later steps start from what the first left in the arrays
+        stepped = {"step": step} if "step" in found else {}
+        assert getattr(get_backend(backend), update)(**(found | stepped)) is None
+        getattr(get_backend(backend), update)(**(twin | stepped))
+        getattr(reference, update)(**(expected | stepped))
+    for name, value in expected.items():
+        if hasattr(value, "dtype"):
+            assert found[name].dtype == dtype
+            np.testing.assert_array_equal(found[name], twin[name], err_msg=name)
+            checks.assert_close(found[name], value, checks.tolerance(dtype, 9), name)
