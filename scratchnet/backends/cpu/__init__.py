@@ -7,6 +7,13 @@ from scratchnet.backends.cpu.channel_affine import (
     channel_affine_backward,
     channel_affine_forward,
 )
+from scratchnet.backends.cpu.conv2d import conv2d_backward, conv2d_forward
+from scratchnet.backends.cpu.conv2d_relu import conv2d_relu_backward, conv2d_relu_forward
+from scratchnet.backends.cpu.conv2d_relu_maxpool2d import (
+    conv2d_relu_maxpool2d_backward,
+    conv2d_relu_maxpool2d_forward,
+)
+from scratchnet.backends.cpu.dense import dense_backward, dense_forward
 from scratchnet.backends.cpu.dropout import dropout_backward, dropout_forward
 from scratchnet.backends.cpu.flatten import flatten_backward, flatten_forward
 from scratchnet.backends.cpu.generated_involution import (
@@ -36,6 +43,14 @@ __all__ = [
     "batchnorm_forward",
     "channel_affine_backward",
     "channel_affine_forward",
+    "conv2d_backward",
+    "conv2d_forward",
+    "conv2d_relu_backward",
+    "conv2d_relu_forward",
+    "conv2d_relu_maxpool2d_backward",
+    "conv2d_relu_maxpool2d_forward",
+    "dense_backward",
+    "dense_forward",
     "dropout_backward",
     "dropout_forward",
     "flatten_backward",

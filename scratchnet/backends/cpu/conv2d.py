@@ -1,0 +1,120 @@
+"""Convolution: one K x K matrix of weights, the same at every pixel.
+
+    y[n,i,j,o] = bias[o] + sum_{u,v,c} x[n, r(i,u), s(j,v), c] * weight[u,v,c,o]
+
+    r(i,u) = i * stride + u * dilation - top        s(j,v) = j * stride + v * dilation - left
+
+A block of images becomes the matrix of its windows, and the convolution one matrix product a
+group. A 1 x 1 convolution needs no windows: its image is that matrix already. The block is as
+large as BLOCK bytes of windows, so that memory does not grow K * K fold with the batch.
+"""
+
+import numpy as np
+
+from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.windows import add_windows, copy_windows
+from scratchnet.checks import check_conv2d, check_like
+from scratchnet.geometry import Geometry, Padding
+
+BLOCK = 4 << 20  # bytes of windows at a time
+
+
+def conv2d_forward(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: int = 1,
+    padding: Padding = "valid",
+    dilation: int = 1,
+) -> np.ndarray:
+    """Slide one kernel over the image, as in the module's equation.
+
+    x         (N, H, W, C)       float32 or float64
+    weight    (K, K, C / G, O)   same dtype; output channel o belongs to group o // (O / G) and
+                                 sees the C / G input channels of that group
+    bias      (O,) or None       same dtype
+    returns   (N, Ho, Wo, O)
+    raises    ValueError, TypeError where shapes or dtypes do not fit
+    """
+    geometry = check_conv2d("conv2d", x, weight, bias, stride, padding, dilation)
+    x = np.ascontiguousarray(x)
+    y = empty((x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3]), x.dtype)
+    matrices = _group_matrices(weight, x.shape[3])
+    for images in _blocks(x, weight, geometry):
+        columns = _columns(x[images], weight, geometry, stride, dilation)
+        np.matmul(columns, matrices, out=_by_group(y[images], len(matrices)))
+    if bias is not None:
+        y += bias
+    return y
+
+
+def conv2d_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int = 1,
+    padding: Padding = "valid",
+    dilation: int = 1,
+    need_dx: bool = True,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """The three gradients of a convolution.
+
+        dx[n, r(i,u), s(j,v), c] += sum_o dy[n,i,j,o] * weight[u,v,c,o]
+        dweight[u,v,c,o]          = sum_{n,i,j} x[n, r(i,u), s(j,v), c] * dy[n,i,j,o]
+        dbias[o]                  = sum_{n,i,j} dy[n,i,j,o]
+
+    dy (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight like weight, dbias (O,)
+    """
+    geometry = check_conv2d("conv2d", x, weight, None, stride, padding, dilation)
+    y_shape = (x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3])
+    check_like("conv2d", "dy", dy, y_shape, x.dtype)
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    K, _, per_group, O = weight.shape
+    matrices = _group_matrices(weight, x.shape[3])
+    G = len(matrices)
+    dx = empty(x.shape, x.dtype) if need_dx else None
+    dmatrices = np.zeros_like(matrices)
+    for images in _blocks(x, weight, geometry):
+        columns = _columns(x[images], weight, geometry, stride, dilation)
+        block_dy = _by_group(dy[images], G)
+        dmatrices += columns.swapaxes(1, 2) @ block_dy
+        if need_dx:
+            dcolumns = empty((*dy[images].shape[:3], G, K, K, per_group), x.dtype)
+            rows = dcolumns.reshape(-1, G, K * K * per_group).swapaxes(0, 1)
+            np.matmul(block_dy, matrices.swapaxes(1, 2), out=rows)
+            add_windows(dcolumns, stride, dilation, geometry.top, geometry.left, dx[images])
+    dweight = dmatrices.reshape(G, K, K, per_group, O // G).transpose(1, 2, 3, 0, 4)
+    return dx, np.ascontiguousarray(dweight).reshape(weight.shape), dy.sum(axis=(0, 1, 2))
+
+
+def _columns(
+    x: np.ndarray, weight: np.ndarray, geometry: Geometry, stride: int, dilation: int
+) -> np.ndarray:
+    """The windows of x as one matrix a group, (G, N * Ho * Wo, K * K * C / G)."""
+    N, H, W, C = x.shape
+    K, _, per_group, _ = weight.shape
+    if K == stride == 1 and (geometry.Ho, geometry.Wo) == (H, W):
+        return _by_group(x, C // per_group)
+    columns = empty((N, geometry.Ho, geometry.Wo, C // per_group, K, K, per_group), x.dtype)
+    copy_windows(x, stride, dilation, geometry.top, geometry.left, columns)
+    return columns.reshape(-1, C // per_group, K * K * per_group).swapaxes(0, 1)
+
+
+def _by_group(image: np.ndarray, G: int) -> np.ndarray:
+    """(N, H, W, channels)  ->  (G, N * H * W, channels / G), the same memory."""
+    return image.reshape(-1, G, image.shape[3] // G).swapaxes(0, 1)
+
+
+def _group_matrices(weight: np.ndarray, C: int) -> np.ndarray:
+    """(K, K, C / G, O)  ->  (G, K * K * C / G, O / G)."""
+    K, _, per_group, O = weight.shape
+    G = C // per_group
+    return weight.reshape(K * K * per_group, G, O // G).swapaxes(0, 1)
+
+
+def _blocks(x: np.ndarray, weight: np.ndarray, geometry: Geometry) -> list[slice]:
+    """Runs of images whose windows take BLOCK bytes or less; a block has at least one image."""
+    N, C = x.shape[0], x.shape[3]
+    image_bytes = geometry.Ho * geometry.Wo * weight.shape[0] ** 2 * C * x.itemsize
+    images = max(1, BLOCK // image_bytes)
+    return [slice(first, min(first + images, N)) for first in range(0, N, images)]

@@ -1,0 +1,31 @@
+"""Convolution and ReLU as one operator.
+
+    y = relu(conv2d(x, weight, bias))
+
+The ReLU is a second pass over memory, still.
+"""
+
+import numpy as np
+
+from scratchnet.backends.cpu.conv2d import conv2d_backward, conv2d_forward
+from scratchnet.backends.cpu.relu import relu_backward, relu_forward
+from scratchnet.geometry import Padding
+
+
+def conv2d_relu_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, padding: Padding = "valid"
+) -> np.ndarray:
+    """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y (N, Ho, Wo, O)."""
+    return relu_forward(conv2d_forward(x, weight, bias, 1, padding))
+
+
+def conv2d_relu_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    y: np.ndarray,
+    padding: Padding = "valid",
+    need_dx: bool = True,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """dy, y (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias."""
+    return conv2d_backward(relu_backward(dy, y), x, weight, 1, padding, need_dx=need_dx)
