@@ -9,9 +9,9 @@ into the same pixel; nothing is padded or counted in memory.
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import SUMS
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_image, check_like, check_pool2d
 from scratchnet.geometry import Padding
 

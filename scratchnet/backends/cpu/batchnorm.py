@@ -11,9 +11,9 @@ rounding error of the first pass, is taken off as well.
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, channel_rows, fold, piece
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_like, check_number, check_per_channel
 
 
@@ -30,6 +30,17 @@ def batchnorm_forward(
     """
     check_per_channel("batchnorm", x, gamma=gamma, beta=beta)
     check_number("batchnorm", "eps", eps, 0, above=True)
+    mean, inv_std = batch_statistics(x, eps)
+    rows, r = channel_rows(x)
+    y = empty(x.shape, x.dtype)
+    _normalise(
+        rows, np.tile(mean, r), np.tile(gamma * inv_std, r), np.tile(beta, r), y.reshape(rows.shape)
+    )
+    return y, mean, inv_std
+
+
+def batch_statistics(x: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and 1 / sqrt(variance + eps) of each channel of x (..., C): (C,), (C,)."""
     rows, r = channel_rows(x)
     M = x.size // x.shape[-1]
     partial = empty((2, CHUNKS, rows.shape[1]), x.dtype)
@@ -38,13 +49,7 @@ def batchnorm_forward(
     _deviations(rows, np.tile(mean, r), partial[0], partial[1])
     correction = fold(partial[0], r) / M
     variance = np.maximum(fold(partial[1], r) / M - np.square(correction), 0)
-    mean += correction
-    inv_std = (1 / np.sqrt(variance + eps)).astype(x.dtype)
-    y = empty(x.shape, x.dtype)
-    _normalise(
-        rows, np.tile(mean, r), np.tile(gamma * inv_std, r), np.tile(beta, r), y.reshape(rows.shape)
-    )
-    return y, mean, inv_std
+    return mean + correction, (1 / np.sqrt(variance + eps)).astype(x.dtype)
 
 
 @njit(parallel=True, cache=True)

@@ -8,9 +8,9 @@ pass, with partial sums for each chunk of rows.
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, channel_rows, fold, piece
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_like, check_per_channel
 
 

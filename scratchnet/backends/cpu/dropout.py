@@ -8,9 +8,9 @@ and every backend drops the same elements. The price is that backward draws the 
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import CHUNKS, flat, piece
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_float_array, check_rate
 
 

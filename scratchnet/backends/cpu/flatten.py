@@ -1,4 +1,4 @@
-"""Flatten: each sample's values in one row, in memory order. No value moves: both ways are views."""
+"""Flatten: each sample in one row, in memory order. No value moves: both ways are views."""
 
 import math
 

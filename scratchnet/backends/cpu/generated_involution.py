@@ -13,11 +13,20 @@ kernels of a whole batch; nothing here is kept for backward but x and the two st
 import numpy as np
 
 from scratchnet.backends.cpu.avgpool2d import avgpool2d_backward, avgpool2d_forward
-from scratchnet.backends.cpu.batchnorm import batchnorm_backward, batchnorm_forward
+from scratchnet.backends.cpu.batchnorm import (
+    batch_statistics,
+    batchnorm_backward,
+    batchnorm_forward,
+)
 from scratchnet.backends.cpu.channel_affine import channel_affine_forward
+from scratchnet.backends.cpu.dense import dense_backward, dense_forward
 from scratchnet.backends.cpu.involution import involution_backward, involution_forward
+from scratchnet.backends.cpu.narrow_involution import (
+    narrow_involution_backward,
+    narrow_involution_forward,
+    reduce_to_one,
+)
 from scratchnet.backends.cpu.relu import relu_backward, relu_forward
-from scratchnet.backends.reference.dense import dense_backward, dense_forward
 from scratchnet.checks import check_generated_involution
 
 
@@ -51,6 +60,15 @@ def generated_involution_forward(
     check_generated_involution(
         x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation
     )
+    if span_weight.shape[2:] == (1, K * K) and stride == 1:
+        x = np.ascontiguousarray(x)
+        bias = np.zeros(1, x.dtype) if reduce_bias is None else reduce_bias
+        h = reduce_to_one(x, reduce_weight.reshape(-1), bias)
+        if mean is None:
+            mean, inv_std = batch_statistics(h[..., None], eps)
+        norm = np.concatenate([mean, inv_std, gamma, beta])
+        y = narrow_involution_forward(x, h, norm, span_weight.reshape(-1), span_bias, K, dilation)
+        return y, mean, inv_std
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = dense_forward(p, reduce_weight[0, 0], reduce_bias)  # (N, Ho, Wo, C / r)
     if mean is None:
@@ -90,6 +108,34 @@ def generated_involution_backward(
     check_generated_involution(
         x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation
     )
+    if span_weight.shape[2:] == (1, K * K) and stride == 1:
+        x = np.ascontiguousarray(x)
+        bias = np.zeros(1, x.dtype) if reduce_bias is None else reduce_bias
+        h = reduce_to_one(x, reduce_weight.reshape(-1), bias)
+        norm = np.concatenate([mean, inv_std, gamma, beta])
+        dx, dreduce_weight, dreduce_bias, dgamma, dbeta, dspan_weight, dspan_bias = (
+            narrow_involution_backward(
+                np.ascontiguousarray(dy),
+                x,
+                h,
+                norm,
+                reduce_weight.reshape(-1),
+                span_weight.reshape(-1),
+                span_bias,
+                K,
+                dilation,
+                need_dx,
+            )
+        )
+        return (
+            dx,
+            dreduce_weight.reshape(reduce_weight.shape),
+            dreduce_bias,
+            dgamma,
+            dbeta,
+            dspan_weight.reshape(span_weight.shape),
+            dspan_bias,
+        )
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = dense_forward(p, reduce_weight[0, 0], reduce_bias)
     z = channel_affine_forward(h, gamma * inv_std, beta - gamma * inv_std * mean)

@@ -5,9 +5,9 @@ The threads share the images; an image is read, or written, once.
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import SUMS
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_image, check_like
 
 

@@ -5,9 +5,9 @@ y[n,i,j,c] = sum_{u,v} kernel[n,i,j,g(c),u,v] * x[n, r(i,u), s(j,v), c]
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import SUMS
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_involution, check_like
 
 

@@ -10,8 +10,8 @@ windows of one image may share: hence one thread an image.
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_argmax, check_image, check_like, check_pool2d
 from scratchnet.geometry import Padding
 

@@ -5,9 +5,9 @@ One pass, cut among the threads: it runs at the speed of memory, and a NaN passe
 
 import numpy as np
 from numba import njit, prange
-from numpy import empty
 
 from scratchnet.backends.cpu.loops import CHUNKS, flat, piece
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_float_array, check_like
 
 

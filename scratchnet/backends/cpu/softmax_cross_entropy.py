@@ -10,8 +10,8 @@ loop on one thread: a batch of logits is a few kilobytes, less than a thread tak
 
 import numpy as np
 from numba import njit
-from numpy import empty
 
+from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_labels
 
 

@@ -1,0 +1,115 @@
+"""Vectors as values inside compiled functions: load, fma, store, spelled out.
+
+The compiler vectorises one loop at a time and keeps its sums in memory where it cannot prove that
+arrays do not overlap. A kernel written with these keeps a tile of sums in registers, whatever the
+sizes. A vector of 16 float32 is one AVX-512 register, a longer one several; on a machine with
+shorter registers the compiler splits them. The functions take an array that is one-dimensional and
+contiguous, and check no bounds.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+
+class Vector(types.Type):
+    """The type of `lanes` numbers of one float type."""
+
+    def __init__(self, element: types.Float, lanes: int):
+        self.element, self.lanes = element, lanes
+        super().__init__(f"Vector({element}, {lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        element = manager.lookup(vector.element).get_value_type()
+        super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
+
+
+@intrinsic(prefer_literal=True)
+def load(typing_context, array, index, lanes):
+    """array[index : index + lanes] as a vector; lanes is a constant."""
+    vector = Vector(array.dtype, lanes.literal_value)
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature, arguments, vector)
+        return builder.load(pointer, align=_alignment(vector))
+
+    return vector(array, types.intp, lanes), generate
+
+
+@intrinsic
+def store(typing_context, array, index, vector):
+    """array[index : index + lanes] = vector."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = _pointer(context, builder, signature, arguments, vector)
+        builder.store(arguments[2], pointer, align=_alignment(vector))
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic(prefer_literal=True)
+def splat(typing_context, number, lanes):
+    """The same number in every lane; lanes is a constant."""
+    vector = Vector(number, lanes.literal_value)
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(vector)
+        one = builder.insert_element(
+            ir.Constant(kind, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0)
+        )
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), [0] * vector.lanes)
+        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+
+    return vector(number, lanes), generate
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a * b + c in each lane, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        kind = arguments[0].type
+        name = f"llvm.fma.v{a.lanes}f{a.element.bitwidth}"
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(kind, [kind, kind, kind]), name
+        )
+        return builder.call(function, arguments)
+
+    return a(a, a, a), generate
+
+
+@intrinsic
+def lane_sum(typing_context, vector):
+    """The sum of a vector's lanes, by halves."""
+
+    def generate(context, builder, signature, arguments):
+        value, lanes = arguments[0], vector.lanes
+        while lanes > 1:
+            lanes //= 2
+            low, high = (
+                builder.shuffle_vector(value, value, _constant_mask(range(first, first + lanes)))
+                for first in (0, lanes)
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return vector.element(vector), generate
+
+
+def _pointer(context, builder, signature, arguments, vector):
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    first = builder.gep(array.data, [arguments[1]])
+    return builder.bitcast(first, context.get_value_type(vector).as_pointer())
+
+
+def _alignment(vector):
+    return vector.element.bitwidth // 8
+
+
+def _constant_mask(lanes):
+    lanes = list(lanes)
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
