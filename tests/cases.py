@@ -66,10 +66,15 @@ class Case:
     def draw(self, sizes: Sizes) -> Arguments:
         """Arguments for these sizes, redrawn until they are clear of kinks and ties."""
         for attempt in range(1000):
-            arguments = self.arguments(np.random.default_rng([sizes["seed"], attempt]), sizes)
+            arguments = self.arguments(generator(sizes["seed"], f"case {attempt}"), sizes)
             if self.clearance is None or self.clearance(arguments) > CLEAR:
                 return arguments
         raise AssertionError(f"no arguments clear of kinks for {sizes}")
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """A stream for each purpose: a cotangent that equals the input would hide mistakes."""
+    return np.random.default_rng([seed, *purpose.encode()])
 
 
 def image(*values: Any) -> np.ndarray:
@@ -285,6 +290,30 @@ def _generated_involution_clearance(arguments: Arguments) -> float:
     h = reference.dense_forward(p, arguments["reduce_weight"][0, 0], arguments["reduce_bias"])
     z = reference.batchnorm_forward(h, arguments["gamma"], arguments["beta"], arguments["eps"])[0]
     return min(float(np.abs(z).min()), _spread(h))
+
+
+@st.composite
+def _attention_kernel_sizes(draw: st.DrawFn) -> Sizes:
+    sizes = draw(_involution_sizes()) | {"position": draw(st.booleans())}
+    sizes.pop("stride")
+    return sizes
+
+
+def _attention_kernel(*sizes: int, position: bool = True, **rest) -> Sizes:
+    return _involution(*sizes) | {"position": position} | rest
+
+
+def _attention_kernel_arguments(rng: np.random.Generator, sizes: Sizes) -> Arguments:
+    N, H, W, K, G = (sizes[name] for name in ("N", "H", "W", "K", "G"))
+    C = G * sizes["per_group"]
+    return {
+        "q": normal(rng, N, H, W, C),
+        "k": normal(rng, N, H, W, C),
+        "position": normal(rng, K, K, C) if sizes["position"] else None,
+        "K": K,
+        "groups": G,
+        "dilation": sizes["dilation"],
+    }
 
 
 # Normalisation
@@ -692,6 +721,47 @@ CASES: dict[str, Case] = {
                     "beta": floats(150),
                     "span_weight": floats(30).reshape(1, 1, 1, 1),
                     "span_bias": floats(31),
+                },
+            ),
+        ),
+    ),
+    "attention_kernel": Case(
+        sizes=_attention_kernel_sizes(),
+        arguments=_attention_kernel_arguments,
+        gradients=("q", "k", "position"),
+        outputs=("kernel",),
+        nasties=(
+            _attention_kernel(1, 1, 1, 1, 1, 1),
+            _attention_kernel(1, 1, 1, 5, 2, 1),
+            _attention_kernel(2, 3, 3, 3, 1, 3),
+            _attention_kernel(2, 5, 4, 3, 4, 1, position=False),
+            _attention_kernel(1, 6, 7, 5, 1, 2, dilation=2),
+            _attention_kernel(1, 4, 3, 7, 1, 1),
+        ),
+        large=_attention_kernel(5, 17, 14, 3, 2, 5),
+        hands=(
+            Hand(  # pixel 0 sees scores 0 and log 3, pixel 1, whose query is 0, two equal ones
+                {
+                    "q": image([1, 0]),
+                    "k": image([0, np.log(3)]),
+                    "position": np.zeros((3, 3, 1)),
+                    "K": 3,
+                    "groups": 1,
+                },
+                {
+                    "kernel": floats(
+                        [[0, 0, 0], [0, 0.25, 0.75], [0, 0, 0]],
+                        [[0, 0, 0], [0.5, 0.5, 0], [0, 0, 0]],
+                    ).reshape(1, 1, 2, 1, 3, 3)
+                },
+                floats(  # what comes for cells outside the image does not count
+                    [[9, 9, 9], [9, 4, 0], [9, 9, 9]],
+                    [[9, 9, 9], [0, 8, 9], [9, 9, 9]],
+                ).reshape(1, 1, 2, 1, 3, 3),
+                {  # the scores' gradients: 3/4, -3/4 at pixel 0, and -2, 2 at pixel 1
+                    "q": image([-0.75 * np.log(3), 2 * np.log(3)]),
+                    "k": image([0.75, -0.75]),
+                    "position": floats([0, 0, 0], [0, 0.75, -0.75], [0, 0, 0])[:, :, None],
                 },
             ),
         ),

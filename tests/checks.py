@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 import numpy as np
-from cases import CASES, Arguments
+from cases import CASES, Arguments, generator
 
 from scratchnet.gradcheck import check_gradients
 
@@ -51,7 +51,7 @@ def _bind(
 
 def cotangent_like(output: Any, seed: int) -> Any:
     """A random upstream gradient for forward's first result."""
-    rng = np.random.default_rng([seed, 1])
+    rng = generator(seed, "cotangent")
     if np.ndim(output) == 0:
         return float(rng.standard_normal())
     return rng.standard_normal(output.shape).astype(output.dtype)
@@ -107,6 +107,15 @@ def check_by_hand(ops: Any, operator: str, dtype: type = np.float64) -> None:
             assert_close(gradients[name], expected, rtol, f"{operator}: d{name}")
 
 
+def check_update_by_hand(ops: Any, update: str, hand: tuple, dtype: type) -> None:
+    """An optimizer step leaves the values worked by hand in its arrays."""
+    arguments, expected = cast(hand[0], dtype), hand[1]
+    arguments = {k: v.copy() if _is_array(v) else v for k, v in arguments.items()}
+    getattr(ops, update)(**arguments)
+    for name, value in expected.items():
+        assert_close(arguments[name], value, tolerance(dtype, 1), f"{update}: {name}")
+
+
 def check_gradient(ops: Any, operator: str, arguments: Arguments, seed: int) -> None:
     """Backward agrees with central differences of forward, in float64."""
     names = differentiable(operator, arguments)
@@ -126,7 +135,7 @@ def check_gradient(ops: Any, operator: str, arguments: Arguments, seed: int) -> 
 
 def check_adjoint(ops: Any, operator: str, arguments: Arguments, seed: int) -> None:
     """<f(t) - f(0), dy> == <t, df(dy)> for what forward is linear in: no step size, to 1e-12."""
-    rng = np.random.default_rng([seed, 2])
+    rng = generator(seed, "adjoint")
     for group in CASES[operator].linear:
         names = [name for name in group if arguments[name] is not None]
         moved = {name: rng.standard_normal(arguments[name].shape) for name in names}
@@ -249,7 +258,7 @@ def check_need_dx(ops: Any, operator: str, arguments: Arguments, seed: int) -> N
 
 def check_nan(ops: Any, truth: Any, operator: str, arguments: Arguments, seed: int) -> None:
     """A NaN in an argument comes out wherever `truth` lets it out, and where the gradient says."""
-    rng = np.random.default_rng([seed, 3])
+    rng = generator(seed, "nan")
     outputs = run_forward(truth, operator, arguments)
     first = CASES[operator].outputs[0]
     cotangent = cotangent_like(outputs[first], seed)

@@ -7,7 +7,7 @@ import checks
 import numpy as np
 import oracle
 import pytest
-from cases import CASES, UPDATE_CASES
+from cases import CASES, UPDATE_CASES, generator
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,8 +43,8 @@ def _drawn(data, operator):
 
 
 def test_every_operator_has_a_case():
-    assert set(CASES) == set(OPERATORS)
-    assert set(UPDATE_CASES) == set(UPDATES)
+    assert set(OPERATORS) <= set(CASES)
+    assert set(UPDATES) <= set(UPDATE_CASES)
     for operator, case in CASES.items():
         assert case.hands and case.nasties, operator
 
@@ -98,7 +98,7 @@ def test_agrees_with_the_reference_on_nasties(operator, sizes, backend, dtype):
 @drawn
 def test_agrees_with_the_reference_on_kinks_and_ties(operator, backend, data):
     sizes = data.draw(CASES[operator].sizes, label=operator)
-    arguments = CASES[operator].kinks(np.random.default_rng(sizes["seed"]), sizes)
+    arguments = CASES[operator].kinks(generator(sizes["seed"], "kinks"), sizes)
     ops = get_backend(backend)
     checks.check_parity(ops, reference, operator, arguments, np.float64, sizes["seed"])
 
@@ -109,7 +109,7 @@ def test_agrees_with_the_reference_on_kinks_and_ties(operator, backend, data):
 @drawn
 def test_forward_without_backward_agrees_with_the_reference(operator, backend, dtype, data):
     sizes = data.draw(CASES[operator].sizes, label=operator)
-    arguments = CASES[operator].forward_only(np.random.default_rng(sizes["seed"]), sizes)
+    arguments = CASES[operator].forward_only(generator(sizes["seed"], "forward"), sizes)
     checks.check_forward_parity(get_backend(backend), reference, operator, arguments, dtype)
 
 
@@ -240,11 +240,8 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(backend):
 @every_backend
 @pytest.mark.parametrize("update", UPDATES)
 def test_update_worked_by_hand(update, backend, dtype):
-    for arguments, expected in UPDATE_CASES[update].hands:
-        arguments = checks.cast(arguments, dtype)
-        getattr(get_backend(backend), update)(**arguments)
-        for name, value in expected.items():
-            checks.assert_close(arguments[name], value, checks.tolerance(dtype, 1), name)
+    for hand in UPDATE_CASES[update].hands:
+        checks.check_update_by_hand(get_backend(backend), update, hand, dtype)
 
 
 @every_dtype
