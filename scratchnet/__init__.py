@@ -18,6 +18,7 @@ from scratchnet.layers import (
     ReLU,
     Residual,
     Sequential,
+    WindowAttention2D,
 )
 from scratchnet.losses import SoftmaxCrossEntropy
 from scratchnet.models import summary
@@ -52,6 +53,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "StepSchedule",
     "TrainingDiverged",
+    "WindowAttention2D",
     "clip_gradients",
     "data",
     "evaluate",

@@ -15,6 +15,7 @@ OPERATORS = (
     "conv2d_relu_maxpool2d",
     "involution",
     "generated_involution",
+    "attention_kernel",
     "batchnorm",
     "channel_affine",
     "maxpool2d",

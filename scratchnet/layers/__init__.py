@@ -1,6 +1,7 @@
 """Layers: parameters and what backward needs. The arithmetic is a backend's."""
 
 from scratchnet.layers.activations import Dropout, ReLU
+from scratchnet.layers.attention import WindowAttention2D
 from scratchnet.layers.base import Layer, Parameter
 from scratchnet.layers.containers import Residual, Sequential
 from scratchnet.layers.conv import Conv2D
@@ -24,4 +25,5 @@ __all__ = [
     "ReLU",
     "Residual",
     "Sequential",
+    "WindowAttention2D",
 ]

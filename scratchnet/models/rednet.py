@@ -9,7 +9,6 @@ import numpy as np
 
 from scratchnet.initializers import he_normal
 from scratchnet.layers import (
-    AvgPool2D,
     BatchNorm,
     Conv2D,
     Dense,
@@ -21,7 +20,6 @@ from scratchnet.layers import (
     Residual,
     Sequential,
 )
-from scratchnet.models.report import CLASSES, INPUT_SHAPES
 
 DEPTHS = {
     26: (1, 2, 4, 1),

@@ -1,6 +1,10 @@
 """The definition: plain NumPy, any float dtype, short enough to read aloud."""
 
 from scratchnet.backends.reference.add import add_backward, add_forward
+from scratchnet.backends.reference.attention_kernel import (
+    attention_kernel_backward,
+    attention_kernel_forward,
+)
 from scratchnet.backends.reference.avgpool2d import avgpool2d_backward, avgpool2d_forward
 from scratchnet.backends.reference.batchnorm import batchnorm_backward, batchnorm_forward
 from scratchnet.backends.reference.channel_affine import (
@@ -37,6 +41,8 @@ __all__ = [
     "adam_update",
     "add_backward",
     "add_forward",
+    "attention_kernel_backward",
+    "attention_kernel_forward",
     "avgpool2d_backward",
     "avgpool2d_forward",
     "batchnorm_backward",
