@@ -204,12 +204,16 @@ def _check(
     # A stream of its own: the caller's arrays may come from default_rng(seed), and a cotangent
     # equal to the input would not show, say, max(dy, 0) for the gradient of max(x, 0).
     rng = np.random.default_rng([seed, int.from_bytes(b"cotangent")])
+    kept = {name: array.copy() for name, array in arrays.items()}
     y = np.array(evaluate(arrays))
     if y.dtype != np.float64:
         raise GradientMismatch(f"forward returned {y.dtype} for float64 inputs")
     _require_finite("the output", y)
     dy = rng.standard_normal(y.shape)
     gradients = _analytic(evaluate, differentiate, arrays, y, dy)
+    for name, array in arrays.items():
+        if not np.array_equal(array, kept[name]):
+            raise GradientMismatch(f"{name} was changed in place")
     slope = _Slope(evaluate, arrays, dy, y, rtol)
 
     rows = []
@@ -237,8 +241,7 @@ def _analytic(
     y: np.ndarray,
     dy: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """The gradients of backward: finite, fitting, the same twice, and with nothing else changed."""
-    kept_arrays = {name: array.copy() for name, array in arrays.items()}
+    """The gradients of backward: finite, fitting, the same twice, and with dy unchanged."""
     kept_dy = dy.copy()
     if not np.array_equal(np.asarray(evaluate(arrays)), y):
         raise GradientMismatch(
@@ -249,9 +252,6 @@ def _analytic(
     second = _detached(differentiate(_as_given(dy, y)))
     if not np.array_equal(dy, kept_dy):
         raise GradientMismatch("backward changed dy in place")
-    for name, array in arrays.items():
-        if not np.array_equal(array, kept_arrays[name]):
-            raise GradientMismatch(f"{name} was changed in place")
     for name, gradient in first.items():
         if gradient.shape != arrays[name].shape:
             raise GradientMismatch(
