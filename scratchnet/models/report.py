@@ -48,7 +48,9 @@ def report_network(
         features = _small_convolution(shape, rng) if small else _convolution(shape, rng)
     else:
         features = _small_involution(shape, rng) if small else _involution(shape, rng)
-    flat = Sequential(*features).output_shape(shape)[0]
+    for layer in features:
+        shape = layer.output_shape(shape)
+    (flat,) = shape
     head = _small_head(flat, rng) if small else _head(flat, rng)
     return Sequential(*features, *head)
 
