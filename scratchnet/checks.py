@@ -239,6 +239,14 @@ def check_number(
     return float(value)
 
 
+def check_fraction(owner: str, name: str, value: Any) -> float:
+    """A number in [0, 1)."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or not 0 <= value < 1:
+        raise ValueError(f"{owner}: {name} must be a number in [0, 1), got {value!r}")
+    return float(value)
+
+
 def check_groups(owner: str, name: str, channels: int, groups: int) -> None:
     """The channels divide into the groups."""
     if channels % groups:

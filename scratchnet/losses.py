@@ -3,7 +3,7 @@
 import numpy as np
 
 from scratchnet.backends import get_backend
-from scratchnet.checks import check_number
+from scratchnet.checks import check_fraction
 from scratchnet.layers.base import DEFAULT_BACKEND
 
 
@@ -15,7 +15,7 @@ class SoftmaxCrossEntropy:
     """
 
     def __init__(self, label_smoothing: float = 0.0):
-        check_number("SoftmaxCrossEntropy", "label_smoothing", label_smoothing, 0, 1)
+        check_fraction("SoftmaxCrossEntropy", "label_smoothing", label_smoothing)
         self.label_smoothing = label_smoothing
         self.backend = DEFAULT_BACKEND
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from scratchnet.backends import get_backend
 from scratchnet.checkpoint import check_arrays
-from scratchnet.checks import check_number
+from scratchnet.checks import check_fraction, check_number
 from scratchnet.layers.base import Parameter
 
 
@@ -33,10 +33,11 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter by its gradient. raises RuntimeError where one has none."""
-        self.steps += 1
-        for i, parameter in enumerate(self.parameters):
+        for parameter in self.parameters:
             if parameter.grad is None:
                 raise RuntimeError(f"{parameter.name} has no gradient: run backward first")
+        self.steps += 1
+        for i, parameter in enumerate(self.parameters):
             memory = [self.memory[name][i] for name in self.memory_names]
             self.update(get_backend(parameter.backend), parameter, *memory)
 
@@ -45,7 +46,14 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def state(self) -> dict[str, np.ndarray]:
-        """The step count and the memory, by name."""
+        """The step count and the memory, by name.
+
+        raises ValueError where two parameters share a name, as those of separate networks may
+        """
+        names = [parameter.name for parameter in self.parameters]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{type(self).__name__}: two parameters are named {name}")
         named = {
             f"{name}.{parameter.name}": array
             for name, arrays in self.memory.items()
@@ -104,7 +112,9 @@ class Adam(Optimizer):
     ):
         super().__init__(parameters, lr)
         owner = type(self).__name__
-        self.betas = tuple(check_number(owner, "betas", beta, 0, 1) for beta in betas)
+        if len(betas) != 2:
+            raise ValueError(f"{owner}: betas must be two numbers, got {betas!r}")
+        self.betas = tuple(check_fraction(owner, "betas", beta) for beta in betas)
         self.eps = check_number(owner, "eps", eps, 0, above=True)
         self.weight_decay = check_number(owner, "weight_decay", weight_decay, 0)
 
