@@ -3,12 +3,19 @@
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 _META = "__meta__"
+# What zipfile, zlib, NumPy and json raise for bytes that are not theirs; RuntimeError is for zip
+# methods and encryption, which a flipped bit can ask for.
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, LookupError,
+    TypeError,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -21,9 +28,13 @@ def save_checkpoint(
     """Write the arrays and a JSON-able description to path, replacing what was there at once.
 
     The file is complete before it takes its name: a full disk or an interruption leaves the
-    previous checkpoint as it was. Returns the path. raises OSError where it cannot be written
+    previous checkpoint as it was. Returns the path. raises OSError where it cannot be written,
+    TypeError for an array of Python objects
     """
     path = Path(path)
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"save_checkpoint: {name} holds Python objects, which need pickle")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     description = np.array(json.dumps(meta or {}))
@@ -45,12 +56,15 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        # Opened here, since np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as entries:
+            arrays = {name: entries[name] for name in entries.files}
         meta = json.loads(str(arrays.pop(_META)))
+        if not isinstance(meta, dict):
+            raise TypeError("its description is no dictionary")
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of scratchnet ({type(error).__name__}: {error})"
         ) from None
