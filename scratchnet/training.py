@@ -6,6 +6,7 @@ step and resumed ends in the same bits as an unbroken one.
 
 import copy
 import math
+import os
 import signal
 import threading
 import time
@@ -67,12 +68,16 @@ def fit(
     seed                of the order of images and of augmentation
     on_epoch            called after each epoch, after its checkpoint is written
     raises              TrainingDiverged where the loss is not finite; ValueError for bad
-                        settings or data; CheckpointError where last.npz is of another run
+                        settings or data; CheckpointError where last.npz is of another run;
+                        OSError where run_dir cannot be written
     """
     check_positive_int("fit", "epochs", epochs)
+    check_positive_int("fit", "batch_size", batch_size)
+    _check_data(model, train=train, validation=validation)
     loss = loss or SoftmaxCrossEntropy().to(model.backend)
     pixels = {"scale": scale, "mean": mean, "std": std}
-    run = _Run(model, optimizer, seed, batch_size, run_dir)
+    settings = {"seed": seed, "batch_size": batch_size, "training_images": len(train)}
+    run = _Run(model, optimizer, settings, run_dir)
     if resume:
         run.resume()
     run.history.interrupted = False
@@ -192,14 +197,18 @@ class _Run:
         self,
         model: Layer,
         optimizer: Optimizer,
-        seed: int,
-        batch_size: int,
+        settings: dict[str, int],
         run_dir: str | Path | None,
     ):
         self.model = model
         self.optimizer = optimizer
-        self.settings = {"seed": seed, "batch_size": batch_size}
+        self.settings = settings | {"optimizer": type(optimizer).__name__}
         self.run_dir = None if run_dir is None else Path(run_dir)
+        if self.run_dir is not None:
+            # Found out now, not after an epoch of training.
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.run_dir, os.W_OK):
+                raise PermissionError(f"fit: cannot write to run_dir {self.run_dir}")
         self.history = History()
         self.epoch = 0
         self.start_epoch()
@@ -274,7 +283,6 @@ class _Run:
         counters = ("epoch", "step", "images", "loss_sum", "correct", "seconds")
         meta = {
             "settings": self.settings,
-            "optimizer": type(self.optimizer).__name__,
             "lr": self.optimizer.lr,
             "generators": [g.bit_generator.state for g in self.model.generators()],
             "history": self.history.to_dict(),
@@ -290,13 +298,16 @@ class _Run:
         if not path.exists():
             return
         arrays, meta = load_checkpoint(path)
-        for key, value in {
-            **self.settings,
-            "optimizer": type(self.optimizer).__name__,
-        }.items():
-            written = {**meta.get("settings", {}), "optimizer": meta.get("optimizer")}.get(key)
+        for key, value in self.settings.items():
+            written = meta.get("settings", {}).get(key)
             if written != value:
                 raise CheckpointError(f"{path} is of a run with {key} {written}, not {value}")
+        generators = self.model.generators()
+        if len(meta["generators"]) != len(generators):
+            raise CheckpointError(
+                f"{path} is of a network with {len(meta['generators'])} layers that draw random "
+                f"numbers, not {len(generators)}"
+            )
         parts = {
             owner: {k.removeprefix(owner): v for k, v in arrays.items() if k.startswith(owner)}
             for owner in ("model.", "optimizer.")
@@ -305,7 +316,7 @@ class _Run:
         self.model.load_state(parts["model."])
         self.optimizer.load_state(parts["optimizer."])
         self.optimizer.lr = meta["lr"]
-        for generator, state in zip(self.model.generators(), meta["generators"], strict=True):
+        for generator, state in zip(generators, meta["generators"], strict=True):
             generator.bit_generator.state = state
         self.history = History.from_dict(meta["history"])
         for name in ("epoch", "step", "images", "loss_sum", "correct", "seconds"):
@@ -340,6 +351,21 @@ def _train_step(
             clip_gradients(model.parameters(), clip_norm)
         optimizer.step()
     return value, logits
+
+
+def _check_data(model: Layer, **splits: Split | None) -> None:
+    """Each split fits the network; a label out of range is not left for the last batch to find."""
+    for name, split in splits.items():
+        if split is None:
+            continue
+        if not isinstance(split, Split):
+            raise TypeError(f"fit: {name} must be a Split, got {type(split).__name__}")
+        classes = model.output_shape(split.images.shape[1:])[-1]
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"fit: {name} labels must lie in 0..{classes - 1}, got {low if low < 0 else high}"
+            )
 
 
 def _correct(logits: np.ndarray, labels: np.ndarray) -> int:
