@@ -25,6 +25,7 @@ from scratchnet.history import Epoch, History
 from scratchnet.layers import Layer, Residual, Sequential
 from scratchnet.losses import SoftmaxCrossEntropy
 from scratchnet.optim import Optimizer, clip_gradients
+from scratchnet.progress import clock, redrawn
 
 
 class TrainingDiverged(ArithmeticError):
@@ -81,9 +82,16 @@ def fit(
     if resume:
         run.resume()
     run.history.interrupted = False
-    run.history.compile_seconds += warm_up(model, train, loss, optimizer, pixels, clip_norm)
+    if run.epoch < epochs:
+        with clock(f"{description}: compiling" if description else "compiling"):
+            compiling = warm_up(model, train, loss, optimizer, pixels, clip_norm)
+        run.history.compile_seconds += compiling
     total = epochs * math.ceil(len(train.labels) / batch_size)
-    with _interruptible() as interrupted, _bar(total, run, batch_size, train, description) as bar:
+    with (
+        _interruptible() as interrupted,
+        _bar(total, run, batch_size, train, description) as bar,
+        redrawn(bar),
+    ):
         while run.epoch < epochs and not interrupted.is_set():
             rng = np.random.default_rng([seed, run.epoch])
             batches = Batches(train, batch_size, rng=rng, augment=augment, **pixels)
