@@ -44,9 +44,9 @@ def rednet(
         raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth!r}")
     rng = rng or np.random.default_rng()
     layers: list[Layer] = [
-        *_convolution(3, 32, 3, rng, stride=2),
-        *_involution(32, 3, rng),
-        *_convolution(32, 64, 3, rng),
+        *convolution_norm_relu(3, 32, 3, rng, stride=2),
+        *involution_norm_relu(32, 3, rng),
+        *convolution_norm_relu(32, 64, 3, rng),
         MaxPool2D(3, stride=2, padding=1),
     ]
     channels = 64
@@ -76,8 +76,8 @@ def bottleneck(
     last = BatchNorm(out, MOMENTUM, EPS)
     last.gamma.value[...] = 0
     body = Sequential(
-        *_convolution(channels, mid, 1, rng),
-        *_involution(mid, kernel_size, rng, stride=stride, group_channels=group_channels),
+        *convolution_norm_relu(channels, mid, 1, rng),
+        *involution_norm_relu(mid, kernel_size, rng, stride=stride, group_channels=group_channels),
         Conv2D(mid, out, 1, bias=False, initializer=he_normal, rng=rng),
         last,
     )
@@ -90,7 +90,7 @@ def bottleneck(
     return [Residual(body, shortcut), ReLU()]
 
 
-def _convolution(
+def convolution_norm_relu(
     channels: int, out: int, kernel_size: int, rng: np.random.Generator, *, stride: int = 1
 ) -> list[Layer]:
     return [
@@ -109,7 +109,7 @@ def _convolution(
     ]
 
 
-def _involution(
+def involution_norm_relu(
     channels: int,
     kernel_size: int,
     rng: np.random.Generator,
