@@ -31,11 +31,16 @@ def check_float_array(op: str, name: str, array: Any, axes: str | None = None) -
         raise ValueError(f"{op}: {name} must have shape ({axes}), got {tuple(array.shape)}")
 
 
-def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) -> None:
-    """The array has exactly this shape and dtype."""
+def check_shape(op: str, name: str, array: Any, shape: tuple) -> None:
+    """The array is float32 or float64 and has exactly this shape."""
     check_float_array(op, name, array)
     if tuple(array.shape) != tuple(shape):
         raise ValueError(f"{op}: {name} must have shape {tuple(shape)}, got {tuple(array.shape)}")
+
+
+def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) -> None:
+    """The array has exactly this shape and dtype."""
+    check_shape(op, name, array, shape)
     if array.dtype != dtype:
         raise TypeError(f"{op}: {name} must be {dtype} like the input, got {array.dtype}")
 
@@ -113,6 +118,8 @@ def check_generated_involution(
     K: int,
     stride: int,
     dilation: int,
+    mean: Any = None,
+    inv_std: Any = None,
 ) -> Geometry:
     """The parts of a generated involution fit together; returns where its windows sit."""
     op = "generated_involution"
@@ -133,6 +140,11 @@ def check_generated_involution(
     check_like(op, "gamma", gamma, (hidden,), x.dtype)
     check_like(op, "beta", beta, (hidden,), x.dtype)
     check_like(op, "span_bias", span_bias, (taps,), x.dtype)
+    if (mean is None) != (inv_std is None):
+        raise ValueError(f"{op}: mean and inv_std must be given together, or neither")
+    if mean is not None:
+        check_like(op, "mean", mean, (hidden,), x.dtype)
+        check_like(op, "inv_std", inv_std, (hidden,), x.dtype)
     return geometry
 
 
@@ -151,14 +163,19 @@ def check_attention_kernel(
     return geometry
 
 
-def check_pool2d(
-    op: str, name: str, x_shape: tuple, size: int, stride: int, padding: Padding
-) -> Geometry:
-    """The windows fit the input and each holds at least one pixel; returns where they sit."""
+def check_image_shape(op: str, name: str, x_shape: tuple) -> None:
+    """The shape is that of images, and no axis is empty."""
     if len(x_shape) != 4 or 0 in x_shape:
         raise ValueError(
             f"{op}: {name} must have shape (N, H, W, C) without empty axes, got {tuple(x_shape)}"
         )
+
+
+def check_pool2d(
+    op: str, name: str, x_shape: tuple, size: int, stride: int, padding: Padding
+) -> Geometry:
+    """The windows fit the input and each holds at least one pixel; returns where they sit."""
+    check_image_shape(op, name, x_shape)
     geometry = _located(op, window_geometry, x_shape[1], x_shape[2], size, stride, padding)
     if not isinstance(padding, str) and padding >= size:
         raise ValueError(
@@ -208,6 +225,13 @@ def check_labels(op: str, logits: Any, labels: Any, label_smoothing: float) -> N
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"{op}: label_smoothing must lie in [0, 1), got {label_smoothing}")
+
+
+def check_update(update: str, value: Any, **arrays: Any) -> None:
+    """What an optimizer step reads and changes has the shape and dtype of the value."""
+    check_float_array(update, "value", value)
+    for name, array in arrays.items():
+        check_like(update, name, array, value.shape, value.dtype)
 
 
 def check_rate(op: str, rate: float) -> None:

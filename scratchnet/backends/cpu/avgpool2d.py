@@ -12,7 +12,7 @@ from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import SUMS
 from scratchnet.backends.cpu.memory import empty
-from scratchnet.checks import check_image, check_like, check_pool2d
+from scratchnet.checks import check_image, check_pool2d, check_shape
 from scratchnet.geometry import Padding
 
 
@@ -71,7 +71,7 @@ def avgpool2d_backward(
     """
     geometry = check_pool2d("avgpool2d", "x_shape", x_shape, size, stride, padding)
     y_shape = (x_shape[0], geometry.Ho, geometry.Wo, x_shape[3])
-    check_like("avgpool2d", "dy", dy, y_shape, dy.dtype)
+    check_shape("avgpool2d", "dy", dy, y_shape)
     dx = empty(x_shape, dy.dtype)
     _backward(np.ascontiguousarray(dy), size, stride, geometry.top, geometry.left, dx)
     return dx

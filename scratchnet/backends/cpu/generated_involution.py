@@ -14,7 +14,6 @@ import numpy as np
 
 from scratchnet.backends.cpu.avgpool2d import avgpool2d_backward, avgpool2d_forward
 from scratchnet.backends.cpu.batchnorm import (
-    batch_statistics,
     batchnorm_backward,
     batchnorm_forward,
 )
@@ -22,9 +21,10 @@ from scratchnet.backends.cpu.channel_affine import channel_affine_forward
 from scratchnet.backends.cpu.dense import dense_backward, dense_forward
 from scratchnet.backends.cpu.involution import involution_backward, involution_forward
 from scratchnet.backends.cpu.narrow_involution import (
+    CHANNELS,
     narrow_involution_backward,
     narrow_involution_forward,
-    reduce_to_one,
+    narrow_statistics,
 )
 from scratchnet.backends.cpu.relu import relu_backward, relu_forward
 from scratchnet.checks import check_generated_involution
@@ -58,16 +58,18 @@ def generated_involution_forward(
     raises          ValueError, TypeError where shapes or dtypes do not fit
     """
     check_generated_involution(
-        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation
-    )
-    if span_weight.shape[2:] == (1, K * K) and stride == 1:
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
+    if _is_narrow(x, span_weight, K, stride):
         x = np.ascontiguousarray(x)
-        bias = np.zeros(1, x.dtype) if reduce_bias is None else reduce_bias
-        h = reduce_to_one(x, reduce_weight.reshape(-1), bias)
+        parts = _narrow_parts(reduce_weight, reduce_bias)
         if mean is None:
-            mean, inv_std = batch_statistics(h[..., None], eps)
+            mean, inv_std = narrow_statistics(x, *parts, eps)
         norm = np.concatenate([mean, inv_std, gamma, beta])
-        y = narrow_involution_forward(x, h, norm, span_weight.reshape(-1), span_bias, K, dilation)
+        y = narrow_involution_forward(
+            x, *parts, norm, span_weight.reshape(-1), span_bias, K, dilation
+        )
         return y, mean, inv_std
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = dense_forward(p, reduce_weight[0, 0], reduce_bias)  # (N, Ho, Wo, C / r)
@@ -106,20 +108,16 @@ def generated_involution_backward(
                    dbeta, dspan_weight, dspan_bias, each like what it is the gradient of
     """
     check_generated_involution(
-        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation
-    )
-    if span_weight.shape[2:] == (1, K * K) and stride == 1:
-        x = np.ascontiguousarray(x)
-        bias = np.zeros(1, x.dtype) if reduce_bias is None else reduce_bias
-        h = reduce_to_one(x, reduce_weight.reshape(-1), bias)
-        norm = np.concatenate([mean, inv_std, gamma, beta])
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
+    if _is_narrow(x, span_weight, K, stride):
         dx, dreduce_weight, dreduce_bias, dgamma, dbeta, dspan_weight, dspan_bias = (
             narrow_involution_backward(
                 np.ascontiguousarray(dy),
-                x,
-                h,
-                norm,
-                reduce_weight.reshape(-1),
+                np.ascontiguousarray(x),
+                *_narrow_parts(reduce_weight, reduce_bias),
+                np.concatenate([mean, inv_std, gamma, beta]),
                 span_weight.reshape(-1),
                 span_bias,
                 K,
@@ -159,3 +157,12 @@ def generated_involution_backward(
         dspan_weight[None, None],
         dspan_bias,
     )
+
+
+def _is_narrow(x: np.ndarray, span_weight: np.ndarray, K: int, stride: int) -> bool:
+    return span_weight.shape[2:] == (1, K * K) and x.shape[3] in CHANNELS and stride == 1
+
+
+def _narrow_parts(reduce_weight, reduce_bias):
+    bias = np.zeros(1, reduce_weight.dtype) if reduce_bias is None else reduce_bias
+    return reduce_weight.reshape(-1), bias

@@ -8,7 +8,7 @@ from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import SUMS
 from scratchnet.backends.cpu.memory import empty
-from scratchnet.checks import check_image, check_like
+from scratchnet.checks import check_image, check_image_shape, check_shape
 
 
 def globalavgpool2d_forward(x: np.ndarray) -> np.ndarray:
@@ -36,8 +36,9 @@ def _forward(x, y):
 
 def globalavgpool2d_backward(dy: np.ndarray, x_shape: tuple[int, int, int, int]) -> np.ndarray:
     """dy (N, C)  ->  dx of shape x_shape: dx[n,i,j,c] = dy[n,c] / (H * W)."""
+    check_image_shape("globalavgpool2d", "x_shape", x_shape)
     N, H, W, C = x_shape
-    check_like("globalavgpool2d", "dy", dy, (N, C), dy.dtype)
+    check_shape("globalavgpool2d", "dy", dy, (N, C))
     dx = empty(x_shape, dy.dtype)
     _backward(np.ascontiguousarray(dy), dx.reshape(N, H * W, C))
     return dx

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, flat, piece
-from scratchnet.checks import check_like
+from scratchnet.checks import check_update
 
 PARALLEL = 16384
 
@@ -30,7 +30,7 @@ def sgd_update(
 
     value, grad, velocity   one shape and dtype
     """
-    check_like("sgd_update", "grad", grad, value.shape, value.dtype)
+    check_update("sgd_update", value, grad=grad, velocity=velocity)
     update = _sgd if value.size < PARALLEL else _sgd_parallel
     update(
         _in_place("sgd_update", "value", value),
@@ -83,7 +83,7 @@ def adam_update(
 
     value, grad, m, v   one shape and dtype
     """
-    check_like("adam_update", "grad", grad, value.shape, value.dtype)
+    check_update("adam_update", value, grad=grad, m=m, v=v)
     update = _adam if value.size < PARALLEL else _adam_parallel
     update(
         _in_place("adam_update", "value", value),

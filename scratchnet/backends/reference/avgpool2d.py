@@ -9,7 +9,7 @@ Source: Goodfellow et al. 2016, section 9.3.
 import numpy as np
 
 from scratchnet.backends.reference.windows import add_tap, cut_padding, pad, tap
-from scratchnet.checks import check_image, check_like, check_pool2d
+from scratchnet.checks import check_image, check_pool2d, check_shape
 from scratchnet.geometry import Geometry, Padding
 
 
@@ -44,7 +44,7 @@ def avgpool2d_backward(
     """
     geometry = check_pool2d("avgpool2d", "x_shape", x_shape, size, stride, padding)
     y_shape = (x_shape[0], geometry.Ho, geometry.Wo, x_shape[3])
-    check_like("avgpool2d", "dy", dy, y_shape, dy.dtype)
+    check_shape("avgpool2d", "dy", dy, y_shape)
     share = dy / _count(x_shape, geometry, size, stride, dy.dtype)
     dpadded = pad(np.zeros(x_shape, dy.dtype), geometry)
     for u in range(size):

@@ -11,7 +11,7 @@ import numpy as np
 from scratchnet.backends.reference.conv2d import conv2d_backward, conv2d_forward
 from scratchnet.backends.reference.maxpool2d import maxpool2d_backward, maxpool2d_forward
 from scratchnet.backends.reference.relu import relu_forward
-from scratchnet.checks import check_conv2d
+from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
 from scratchnet.geometry import Padding
 
 
@@ -51,6 +51,10 @@ def conv2d_relu_maxpool2d_backward(
     """
     geometry = check_conv2d("conv2d_relu_maxpool2d", x, weight, None, 1, padding, 1)
     z_shape = (x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3])
+    cells = check_pool2d("conv2d_relu_maxpool2d", "z", z_shape, size, size, "valid")
+    y_shape = (x.shape[0], cells.Ho, cells.Wo, weight.shape[3])
+    check_like("conv2d_relu_maxpool2d", "dy", dy, y_shape, x.dtype)
+    check_argmax("conv2d_relu_maxpool2d", argmax, y_shape)
     open_dy = np.where(argmax < size * size, dy, 0)
     open_argmax = np.where(argmax < size * size, argmax, 0).astype(argmax.dtype)
     dz = maxpool2d_backward(open_dy, open_argmax, z_shape, size, size)

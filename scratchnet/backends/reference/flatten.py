@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from scratchnet.checks import check_float_array, check_like
+from scratchnet.checks import check_float_array, check_shape
 
 
 def flatten_forward(x: np.ndarray) -> np.ndarray:
@@ -15,5 +15,5 @@ def flatten_forward(x: np.ndarray) -> np.ndarray:
 
 def flatten_backward(dy: np.ndarray, x_shape: tuple[int, ...]) -> np.ndarray:
     """dy (N, rest)  ->  dx of shape x_shape."""
-    check_like("flatten", "dy", dy, (x_shape[0], math.prod(x_shape[1:])), dy.dtype)
+    check_shape("flatten", "dy", dy, (x_shape[0], math.prod(x_shape[1:])))
     return dy.reshape(x_shape)

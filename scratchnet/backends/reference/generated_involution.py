@@ -49,8 +49,9 @@ def generated_involution_forward(
     raises          ValueError, TypeError where shapes or dtypes do not fit
     """
     check_generated_involution(
-        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation
-    )
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = dense_forward(p, reduce_weight[0, 0], reduce_bias)  # (N, Ho, Wo, C / r)
     if mean is None:
@@ -88,8 +89,9 @@ def generated_involution_backward(
                    dbeta, dspan_weight, dspan_bias, each like what it is the gradient of
     """
     check_generated_involution(
-        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation
-    )
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = dense_forward(p, reduce_weight[0, 0], reduce_bias)
     z = channel_affine_forward(h, gamma * inv_std, beta - gamma * inv_std * mean)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratchnet.checks import check_image, check_like
+from scratchnet.checks import check_image, check_image_shape, check_shape
 
 
 def globalavgpool2d_forward(x: np.ndarray) -> np.ndarray:
@@ -13,6 +13,7 @@ def globalavgpool2d_forward(x: np.ndarray) -> np.ndarray:
 
 def globalavgpool2d_backward(dy: np.ndarray, x_shape: tuple[int, int, int, int]) -> np.ndarray:
     """dy (N, C)  ->  dx of shape x_shape: dx[n,i,j,c] = dy[n,c] / (H * W)."""
+    check_image_shape("globalavgpool2d", "x_shape", x_shape)
     N, H, W, C = x_shape
-    check_like("globalavgpool2d", "dy", dy, (N, C), dy.dtype)
+    check_shape("globalavgpool2d", "dy", dy, (N, C))
     return np.ascontiguousarray(np.broadcast_to(dy[:, None, None, :] / (H * W), x_shape))

@@ -9,7 +9,7 @@ Padded cells never win. Source: Ranzato et al. 2007; Goodfellow et al. 2016, sec
 import numpy as np
 
 from scratchnet.backends.reference.windows import add_tap, cut_padding, pad, tap
-from scratchnet.checks import check_argmax, check_image, check_like, check_pool2d
+from scratchnet.checks import check_argmax, check_image, check_pool2d, check_shape
 from scratchnet.geometry import Padding
 
 
@@ -50,7 +50,7 @@ def maxpool2d_backward(
     """
     geometry = check_pool2d("maxpool2d", "x_shape", x_shape, size, stride, padding)
     y_shape = (x_shape[0], geometry.Ho, geometry.Wo, x_shape[3])
-    check_like("maxpool2d", "dy", dy, y_shape, dy.dtype)
+    check_shape("maxpool2d", "dy", dy, y_shape)
     check_argmax("maxpool2d", argmax, y_shape)
     N, H, W, C = x_shape
     padded_shape = (N, H + geometry.top + geometry.bottom, W + geometry.left + geometry.right, C)

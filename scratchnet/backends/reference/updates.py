@@ -6,7 +6,7 @@ and Ba 2015, Algorithm 1; decoupled weight decay, Loshchilov and Hutter 2019, Al
 
 import numpy as np
 
-from scratchnet.checks import check_like
+from scratchnet.checks import check_update
 
 
 def sgd_update(
@@ -26,7 +26,7 @@ def sgd_update(
 
     value, grad, velocity   one shape and dtype
     """
-    check_like("sgd_update", "grad", grad, value.shape, value.dtype)
+    check_update("sgd_update", value, grad=grad, velocity=velocity)
     g = grad + weight_decay * value
     velocity *= momentum
     velocity += g
@@ -56,7 +56,7 @@ def adam_update(
 
     value, grad, m, v   one shape and dtype
     """
-    check_like("adam_update", "grad", grad, value.shape, value.dtype)
+    check_update("adam_update", value, grad=grad, m=m, v=v)
     g = grad if decoupled else grad + weight_decay * value
     m *= beta1
     m += (1 - beta1) * g
