@@ -4,13 +4,16 @@
 
     r(i,u) = i * stride + u * dilation - top        s(j,v) = j * stride + v * dilation - left
 
-A block of images becomes the matrix of its windows, and the convolution one matrix product a
-group. A 1 x 1 convolution needs no windows: its image is that matrix already. The block is as
-large as BLOCK bytes of windows, so that memory does not grow K * K fold with the batch.
+Without groups, forward and dweight are the direct products of `direct`, and so is dx where the
+stride is 1: a convolution of dy with the kernel turned by half a turn. Otherwise blocks of images
+become the matrix of their windows, BLOCK bytes at a time, so that memory does not grow K * K fold
+with the batch, and each group is a matrix product.
 """
 
 import numpy as np
 
+from scratchnet.backends.cpu.direct import convolve, correlate
+from scratchnet.backends.cpu.matmul import matmul
 from scratchnet.backends.cpu.memory import empty
 from scratchnet.backends.cpu.windows import add_windows, copy_windows
 from scratchnet.checks import check_conv2d, check_like
@@ -37,12 +40,16 @@ def conv2d_forward(
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
     geometry = check_conv2d("conv2d", x, weight, bias, stride, padding, dilation)
+    if weight.shape[2] == x.shape[3]:
+        return convolve(x, weight, bias, stride, dilation, geometry, relu=False)
     x = np.ascontiguousarray(x)
     y = empty((x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3]), x.dtype)
     matrices = _group_matrices(weight, x.shape[3])
+    G = len(matrices)
     for images in _blocks(x, weight, geometry):
         columns = _columns(x[images], weight, geometry, stride, dilation)
-        np.matmul(columns, matrices, out=_by_group(y[images], len(matrices)))
+        for column, matrix, out in zip(columns, matrices, _by_group(y[images], G), strict=True):
+            out[...] = matmul(column, matrix)
     if bias is not None:
         y += bias
     return y
@@ -68,8 +75,12 @@ def conv2d_backward(
     geometry = check_conv2d("conv2d", x, weight, None, stride, padding, dilation)
     y_shape = (x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3])
     check_like("conv2d", "dy", dy, y_shape, x.dtype)
-    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     K, _, per_group, O = weight.shape
+    if per_group == x.shape[3] and (stride == 1 or not need_dx):
+        dweight, dbias = correlate(x, dy, K, stride, dilation, geometry)
+        dx = _turned(dy, weight, x.shape, dilation, geometry) if need_dx else None
+        return dx, dweight, dbias
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     matrices = _group_matrices(weight, x.shape[3])
     G = len(matrices)
     dx = empty(x.shape, x.dtype) if need_dx else None
@@ -77,14 +88,31 @@ def conv2d_backward(
     for images in _blocks(x, weight, geometry):
         columns = _columns(x[images], weight, geometry, stride, dilation)
         block_dy = _by_group(dy[images], G)
-        dmatrices += columns.swapaxes(1, 2) @ block_dy
+        for g in range(G):
+            dmatrices[g] += matmul(columns[g].T, block_dy[g])
         if need_dx:
             dcolumns = empty((*dy[images].shape[:3], G, K, K, per_group), x.dtype)
             rows = dcolumns.reshape(-1, G, K * K * per_group).swapaxes(0, 1)
-            np.matmul(block_dy, matrices.swapaxes(1, 2), out=rows)
+            for g in range(G):
+                rows[g] = matmul(block_dy[g], matrices[g].T)
             add_windows(dcolumns, stride, dilation, geometry.top, geometry.left, dx[images])
     dweight = dmatrices.reshape(G, K, K, per_group, O // G).transpose(1, 2, 3, 0, 4)
     return dx, np.ascontiguousarray(dweight).reshape(weight.shape), dy.sum(axis=(0, 1, 2))
+
+
+def _turned(
+    dy: np.ndarray, weight: np.ndarray, x_shape: tuple, dilation: int, geometry: Geometry
+) -> np.ndarray:
+    """dx for stride 1: dx[r] = sum_u dy[r + top - u * dilation] * weight[u], a convolution."""
+    _, H, W, _ = x_shape
+    reach = dilation * (weight.shape[0] - 1)
+    top, left = reach - geometry.top, reach - geometry.left
+    bottom, right = H + reach - geometry.Ho - top, W + reach - geometry.Wo - left
+    turned = np.ascontiguousarray(weight[::-1, ::-1].swapaxes(2, 3))
+    inverse = Geometry(H, W, max(top, 0), max(bottom, 0), max(left, 0), max(right, 0))
+    dy = dy[:, max(-top, 0) : geometry.Ho + min(bottom, 0)]
+    dy = dy[:, :, max(-left, 0) : geometry.Wo + min(right, 0)]
+    return convolve(dy, turned, None, 1, dilation, inverse, relu=False)
 
 
 def _columns(

@@ -2,13 +2,15 @@
 
     y = relu(conv2d(x, weight, bias))
 
-The ReLU is a second pass over memory, still.
+The ReLU is the epilogue of the convolution, row by row, while the row is in the first cache.
 """
 
 import numpy as np
 
-from scratchnet.backends.cpu.conv2d import conv2d_backward, conv2d_forward
-from scratchnet.backends.cpu.relu import relu_backward, relu_forward
+from scratchnet.backends.cpu.conv2d import conv2d_backward
+from scratchnet.backends.cpu.direct import convolve
+from scratchnet.backends.cpu.relu import relu_backward
+from scratchnet.checks import check_conv2d
 from scratchnet.geometry import Padding
 
 
@@ -16,7 +18,8 @@ def conv2d_relu_forward(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, padding: Padding = "valid"
 ) -> np.ndarray:
     """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y (N, Ho, Wo, O)."""
-    return relu_forward(conv2d_forward(x, weight, bias, 1, padding))
+    geometry = check_conv2d("conv2d_relu", x, weight, bias, 1, padding, 1)
+    return convolve(x, weight, bias, 1, 1, geometry, relu=True)
 
 
 def conv2d_relu_backward(

@@ -2,17 +2,33 @@
 
     y = maxpool2d(relu(conv2d(x, weight, bias)), size)
 
-One after the other, still; backward spreads dy to the winners in one pass.
+Forward: a band of `size` rows is convolved into scratch and pooled from there, so that the arrays
+in between never reach memory. Backward: of the size * size pixels of a cell one has a gradient, and
+none where the ReLU was closed. Both gradients are therefore sums over the winners alone, at a
+quarter or less of the multiply-adds of a dense convolution:
+
+    dweight[u,v,:,o]   += dy[n,i,j,o] * x[n, r + u, s + v, :]     (r, s) the first pixel of the
+    dx[n, r+u, s+v, :] += dy[n,i,j,o] * weight[u,v,:,o]           window of the winner of n,i,j,o
+
+The vectors run over the channels of x. Images are shared out among the threads, for dweight in
+CHUNKS sums that are added in order: the bits do not depend on the number of threads.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.conv2d import conv2d_backward, conv2d_forward
-from scratchnet.backends.cpu.maxpool2d import maxpool2d_forward
-from scratchnet.backends.cpu.memory import empty
-from scratchnet.backends.cpu.relu import relu_forward
-from scratchnet.checks import check_conv2d
+from scratchnet.backends.cpu.conv2d import conv2d_backward
+from scratchnet.backends.cpu.direct import (
+    CHUNKS,
+    column_panels,
+    convolve_band,
+    image_tables,
+    pad_image,
+    padded_shape,
+)
+from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, VECTOR_BYTES, scaled_tile
+from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
 from scratchnet.geometry import Padding
 
 
@@ -32,10 +48,71 @@ def conv2d_relu_maxpool2d_forward(
               cell, or size * size where y is 0 and the ReLU lets no gradient through
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
-    z = relu_forward(conv2d_forward(x, weight, bias, 1, padding))
-    y, argmax = maxpool2d_forward(z, size, size)
-    argmax[~(y > 0)] = size * size
+    op = "conv2d_relu_maxpool2d"
+    geometry = check_conv2d(op, x, weight, bias, 1, padding, 1)
+    N, H, W, C = x.shape
+    K, _, _, O = weight.shape
+    pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")
+    pixels, taps, run = image_tables(W, C, K, 1, 1, geometry)
+    panels = column_panels(weight.reshape(-1, O))
+    width = COLUMNS[x.itemsize]
+    Op = -(-O // width) * width
+    image_shape = padded_shape(x, geometry)
+    threads = get_num_threads()
+    y = empty((N, pooled.Ho, pooled.Wo, O), x.dtype)
+    argmax = empty(y.shape, np.uint8)
+    _forward(
+        np.ascontiguousarray(x), geometry.top, geometry.left, pixels, taps, run, panels, width,
+        np.zeros(O, x.dtype) if bias is None else np.ascontiguousarray(bias),
+        size, geometry.Wo,
+        empty((threads, *image_shape), x.dtype),
+        empty((threads, size * geometry.Wo + ROWS, Op), x.dtype),
+        y, argmax,
+    )  # fmt: skip
     return y, argmax
+
+
+@njit(parallel=True, cache=True)
+def _forward(
+    x, top, left, pixels, taps, run, panels, width, bias, size, z_width, images, bands, y, argmax
+):
+    """Each image belongs to one thread, and so does its scratch."""
+    N, Ho, _, _ = y.shape
+    for n in prange(N):
+        image, z = images[get_thread_id()], bands[get_thread_id()]
+        pad_image(x[n], top, left, image)
+        for i in range(Ho):
+            first, last = i * size * z_width, (i + 1) * size * z_width
+            convolve_band(
+                image.reshape(-1), pixels, first, last, taps, run, panels, width, z.reshape(-1)
+            )
+            _pool(z, z_width, bias, size, y[n, i], argmax[n, i])
+
+
+@njit(cache=True)
+def _pool(z, z_width, bias, size, y, argmax):
+    """The epilogue of a band: z (size * z_width, >= O)  ->  y, argmax (Wo, O).
+
+    The bias and the ReLU keep order, so that they may follow the maximum.
+    """
+    Wo, O = y.shape
+    zero = y.dtype.type(0)
+    closed = np.uint8(size * size)
+    for j in range(Wo):
+        best, tap = y[j], argmax[j]
+        best[:] = z[j * size, :O]
+        tap[:] = 0
+        for t in range(1, size * size):
+            row = z[t // size * z_width + j * size + t % size, :O]
+            number = np.uint8(t)
+            for o in range(O):
+                larger = (row[o] > best[o]) | (row[o] != row[o])  # a NaN must not hide
+                best[o] = row[o] if larger else best[o]
+                tap[o] = number if larger else tap[o]
+        for o in range(O):
+            value = best[o] + bias[o]
+            tap[o] = tap[o] if value > zero else closed
+            best[o] = zero if value <= zero else value  # a NaN is not <= 0, and stays
 
 
 def conv2d_relu_maxpool2d_backward(
@@ -51,10 +128,128 @@ def conv2d_relu_maxpool2d_backward(
 
     dy, argmax (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias
     """
-    geometry = check_conv2d("conv2d_relu_maxpool2d", x, weight, None, 1, padding, 1)
-    dz = empty((x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3]), x.dtype)
-    _spread(np.ascontiguousarray(dy), np.ascontiguousarray(argmax), size, dz)
-    return conv2d_backward(dz, x, weight, 1, padding, need_dx=need_dx)
+    op = "conv2d_relu_maxpool2d"
+    geometry = check_conv2d(op, x, weight, None, 1, padding, 1)
+    N, H, W, C = x.shape
+    K, _, _, O = weight.shape
+    pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")
+    check_like(op, "dy", dy, (N, pooled.Ho, pooled.Wo, O), x.dtype)
+    check_argmax(op, argmax, dy.shape)
+    x, dy, argmax = map(np.ascontiguousarray, (x, dy, argmax))
+    lanes = VECTOR_BYTES // x.itemsize
+    if K != 3 or C % lanes:
+        dz = empty((N, geometry.Ho, geometry.Wo, O), x.dtype)
+        _spread(dy, argmax, size, dz)
+        return conv2d_backward(dz, x, weight, 1, padding, need_dx=need_dx)
+    image_shape = padded_shape(x, geometry)
+    tap = np.arange(size * size)
+    cell_taps = (tap // size * image_shape[1] + tap % size) * C
+    window = np.arange(K * K)
+    window_taps = (window // K * image_shape[1] + window % K) * C
+    by_output = np.ascontiguousarray(weight.reshape(K * K * C, O).T)
+    threads = get_num_threads()
+    longest = max(pooled.Ho * pooled.Wo, size * size)
+    dweights = zeros((CHUNKS, O, K * K, C), x.dtype)
+    dbiases = zeros((CHUNKS, O), x.dtype)
+    dx = empty(x.shape if need_dx else (0, *x.shape[1:]), x.dtype)
+    _backward(
+        dy, x, by_output.reshape(-1), argmax, geometry.top, geometry.left, size, lanes,
+        cell_taps, window_taps, window * C,
+        empty((threads, 2, *image_shape), x.dtype),
+        empty((threads, O * longest), x.dtype),
+        empty((threads, O * longest), np.int64),
+        empty((threads, max(O, size * size)), np.int64),
+        dx, dweights, dbiases,
+    )  # fmt: skip
+    dweight = dweights.sum(axis=0).reshape(O, K * K * C).T.reshape(weight.shape)
+    return (dx if need_dx else None), np.ascontiguousarray(dweight), dbiases.sum(axis=0)
+
+
+@njit(parallel=True, cache=True)
+def _backward(
+    dy, x, weight, argmax, top, left, size, lanes, cell_taps, window_taps, weight_taps,
+    images, value_lists, start_lists, count_lists, dx, dweights, dbiases,
+):  # fmt: skip
+    """Each chunk of images belongs to one thread, with its sums of dweight and dbias."""
+    N = x.shape[0]
+    for chunk in prange(CHUNKS):
+        thread = get_thread_id()
+        image, dimage = images[thread, 0], images[thread, 1]
+        values, starts, counts = value_lists[thread], start_lists[thread], count_lists[thread]
+        for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
+            pad_image(x[n], top, left, image)
+            _add_dweight(
+                dy[n], argmax[n], image, size, lanes, cell_taps, window_taps, weight_taps,
+                values, starts, counts, dweights[chunk].reshape(-1), dbiases[chunk],
+            )  # fmt: skip
+            if dx.shape[0] > 0:
+                dimage[:] = 0
+                _add_dx(
+                    dy[n], argmax[n], weight, size, lanes, cell_taps, window_taps, weight_taps,
+                    values, starts, counts, dimage,
+                )  # fmt: skip
+                for r in range(dx.shape[1]):
+                    dx[n, r] = dimage[top + r, left : left + dx.shape[2]]
+
+
+@njit(cache=True)
+def _add_dweight(
+    dy, argmax, image, size, lanes, cell_taps, window_taps, weight_taps,
+    values, starts, counts, dweight, dbias,
+):  # fmt: skip
+    """The winners of each output channel, then their windows, weighted, into its dweight."""
+    Ho, Wo, O = dy.shape
+    _, Wp, C = image.shape
+    longest = values.size // O
+    counts[:O] = 0
+    for i in range(Ho):
+        for j in range(Wo):
+            cell = (i * Wp + j) * size * C
+            for o in range(O):
+                tap = argmax[i, j, o]
+                at = o * longest + counts[o]
+                values[at] = dy[i, j, o]
+                starts[at] = cell + cell_taps[min(tap, size * size - 1)]
+                counts[o] += tap < size * size
+    pixels = image.reshape(-1)
+    for o in range(O):
+        first = o * longest
+        last = first + counts[o]
+        for e in range(first, last):
+            dbias[o] += values[e]
+        for c in range(0, C, lanes):
+            scaled_tile(
+                values, starts, first, last, pixels, c, window_taps,
+                dweight, o * weight_taps.size * C + c, weight_taps, 9, 1,
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def _add_dx(
+    dy, argmax, weight, size, lanes, cell_taps, window_taps, weight_taps,
+    values, starts, counts, dimage,
+):  # fmt: skip
+    """The winners at each tap of a cell, then their weights, scaled, into the tap's window."""
+    Ho, Wo, O = dy.shape
+    _, Wp, C = dimage.shape
+    pixels = dimage.reshape(-1)
+    for i in range(Ho):
+        for j in range(Wo):
+            counts[: size * size] = 0
+            for o in range(O):
+                tap = argmax[i, j, o]
+                kept = min(tap, size * size - 1)
+                at = kept * O + counts[kept]
+                values[at] = dy[i, j, o]
+                starts[at] = o * weight_taps.size * C
+                counts[kept] += tap < size * size
+            for tap in range(size * size):
+                pixel = (i * Wp + j) * size * C + cell_taps[tap]
+                for c in range(0, C, lanes):
+                    scaled_tile(
+                        values, starts, tap * O, tap * O + counts[tap], weight, c, weight_taps,
+                        pixels, pixel + c, window_taps, 9, 1,
+                    )  # fmt: skip
 
 
 @njit(parallel=True, cache=True)

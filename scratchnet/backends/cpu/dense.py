@@ -1,12 +1,11 @@
 """Dense layer: y = x @ weight + bias, over the last axis.
 
-Three matrix products, which go to the BLAS that NumPy brings: at these sizes it runs near the
-machine's peak, and results land in recycled memory.
+Three matrix products, with results in recycled memory.
 """
 
 import numpy as np
 
-from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.matmul import matmul
 from scratchnet.checks import check_dense, check_like
 
 
@@ -20,11 +19,7 @@ def dense_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) ->
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
     check_dense("dense", x, weight, bias)
-    y = empty((*x.shape[:-1], weight.shape[1]), x.dtype)
-    np.matmul(_rows(x), weight, out=_rows(y))
-    if bias is not None:
-        y += bias
-    return y
+    return matmul(_rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[1])
 
 
 def dense_backward(
@@ -38,13 +33,8 @@ def dense_backward(
     """
     check_dense("dense", x, weight, None)
     check_like("dense", "dy", dy, (*x.shape[:-1], weight.shape[1]), x.dtype)
-    dx = None
-    if need_dx:
-        dx = empty(x.shape, x.dtype)
-        np.matmul(_rows(dy), weight.T, out=_rows(dx))
-    dweight = empty(weight.shape, weight.dtype)
-    np.matmul(_rows(x).T, _rows(dy), out=dweight)
-    return dx, dweight, _rows(dy).sum(axis=0)
+    dx = matmul(_rows(dy), weight.T).reshape(x.shape) if need_dx else None
+    return dx, matmul(_rows(x).T, _rows(dy)), _rows(dy).sum(axis=0)
 
 
 def _rows(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""Two inner loops that keep a tile of sums in vector registers: all of convolution is built on them.
+
+    product_tile    c[r, :] (+)= sum_k a[r, k] * b[k, :]       dense products and direct convolution
+    scaled_tile     c[t, :] +=   sum_e value[e] * b[e, t, :]   sums over the winners of a pooling
+
+The compiler vectorises a loop, but keeps its sums in memory; a tile of sums in registers lets each
+number that is loaded serve many multiply-adds. So the loops are written in LLVM's language: one
+vector is 64 bytes (16 float32, 8 float64), which is a register of AVX-512; elsewhere the compiler
+splits it. Where a row of `a`, `b` or `c` starts is read from a table, so that the rows may be
+pixels of an image, taps of a window or rows of a matrix alike: no window is ever copied. Arrays are
+one-dimensional and contiguous; bounds are not checked.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+VECTOR_BYTES = 64
+ROWS = 4  # of a product tile, two vectors wide: eight sums hide the latency of a multiply-add
+COLUMNS = {4: 32, 8: 16}  # of a product tile, by the bytes of a number
+INDEX = ir.IntType(64)
+
+
+class _Builder:
+    """Loads, stores and multiply-adds of vectors, on the arrays of one call."""
+
+    def __init__(self, context, builder, signature, arguments):
+        self.context, self.builder = context, builder
+        self.signature, self.arguments = signature, arguments
+        element = signature.args[0].dtype
+        self.lanes = VECTOR_BYTES * 8 // element.bitwidth
+        self.scalar = context.get_value_type(element)
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.align = element.bitwidth // 8
+        name = f"llvm.fma.v{self.lanes}f{element.bitwidth}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        self.fma_function = cgutils.get_or_insert_function(builder.module, kind, name)
+
+    def data(self, i):
+        """The first element of argument i, an array."""
+        kind = self.signature.args[i]
+        return self.context.make_array(kind)(self.context, self.builder, self.arguments[i]).data
+
+    def element(self, data, index):
+        return self.builder.load(self.builder.gep(data, [index]))
+
+    def pointer(self, data, index, v):
+        """To vector number v after data[index]."""
+        first = self.builder.add(index, INDEX(v * self.lanes))
+        return self.builder.bitcast(self.builder.gep(data, [first]), self.vector.as_pointer())
+
+    def load(self, data, index, v):
+        return self.builder.load(self.pointer(data, index, v), align=self.align)
+
+    def store(self, value, data, index, v):
+        self.builder.store(value, self.pointer(data, index, v), align=self.align)
+
+    def splat(self, number):
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(one, undefined, mask)
+
+    def fma(self, a, b, c):
+        return self.builder.call(self.fma_function, [a, b, c])
+
+    def zeros(self, count):
+        """Sums on the stack, which the compiler moves to registers: their indices are constants."""
+        zero = ir.Constant(self.vector, None)
+        return [cgutils.alloca_once_value(self.builder, zero) for _ in range(count)]
+
+
+@intrinsic(prefer_literal=True)
+def product_tile(
+    typing_context, a, a0, rows, r0, steps, run, stride, b, b0, b_row, c, c0, c_row, more, R, V
+):
+    """c[c0 + r*c_row + :] (+)= sum_{s,e} a[a0 + rows[r0+r] + steps[s] + e*stride] * b[k, :].
+
+    for r < R, columns of V vectors; e < run, k = s*run + e, b[k, :] = b[b0 + k*b_row + :].
+    R, V   constants
+    more   add to c instead of setting it
+    """
+    R, V = R.literal_value, V.literal_value
+
+    def generate(context, builder, signature, arguments):
+        at = _Builder(context, builder, signature, arguments)
+        _, a0, _, r0, _, run, stride, _, b0, b_row, _, c0, c_row, more, _, _ = arguments
+        a, rows, steps, b, c = (at.data(i) for i in (0, 2, 4, 7, 10))
+        sums = [at.zeros(V) for _ in range(R)]
+        with builder.if_then(more):
+            for r in range(R):
+                row = builder.add(c0, builder.mul(INDEX(r), c_row))
+                for v in range(V):
+                    builder.store(at.load(c, row, v), sums[r][v])
+        starts = [builder.add(a0, at.element(rows, builder.add(r0, INDEX(r)))) for r in range(R)]
+        count = context.make_array(signature.args[4])(context, builder, arguments[4]).nitems
+        with cgutils.for_range(builder, count) as outer:
+            step = at.element(steps, outer.index)
+            firsts = [builder.gep(a, [builder.add(start, step)]) for start in starts]
+            k = builder.mul(outer.index, run)
+            with cgutils.for_range(builder, run) as inner:
+                e = builder.mul(inner.index, stride)
+                b_first = builder.add(b0, builder.mul(builder.add(k, inner.index), b_row))
+                columns = [at.load(b, b_first, v) for v in range(V)]
+                for r in range(R):
+                    number = at.splat(at.element(firsts[r], e))
+                    for v in range(V):
+                        total = at.fma(number, columns[v], builder.load(sums[r][v]))
+                        builder.store(total, sums[r][v])
+        for r in range(R):
+            row = builder.add(c0, builder.mul(INDEX(r), c_row))
+            for v in range(V):
+                at.store(builder.load(sums[r][v]), c, row, v)
+        return context.get_dummy_value()
+
+    i = types.intp
+    table = types.Array(i, 1, "C")
+    sizes = types.literal(R), types.literal(V)
+    arguments = (a, i, table, i, table, i, i, b, i, i, c, i, i, types.boolean, *sizes)
+    return types.void(*arguments), generate
+
+
+@intrinsic(prefer_literal=True)
+def scaled_tile(typing_context, values, starts, first, last, b, b0, b_rows, c, c0, c_rows, T, V):
+    """c[c0 + c_rows[t] + :] += sum_e values[e] * b[b0 + starts[e] + b_rows[t] + :].
+
+    for t < T, columns of V vectors; first <= e < last
+    T, V   constants
+    """
+    T, V = T.literal_value, V.literal_value
+
+    def generate(context, builder, signature, arguments):
+        at = _Builder(context, builder, signature, arguments)
+        first, last, b0, c0 = (arguments[i] for i in (2, 3, 5, 8))
+        values, starts, b, b_rows, c, c_rows = (at.data(i) for i in (0, 1, 4, 6, 7, 9))
+        sums = [at.zeros(V) for _ in range(T)]
+        taps = [builder.add(b0, at.element(b_rows, INDEX(t))) for t in range(T)]
+        with cgutils.for_range(builder, builder.sub(last, first)) as loop:
+            e = builder.add(first, loop.index)
+            number = at.splat(at.element(values, e))
+            start = at.element(starts, e)
+            for t in range(T):
+                row = builder.add(start, taps[t])
+                for v in range(V):
+                    total = at.fma(number, at.load(b, row, v), builder.load(sums[t][v]))
+                    builder.store(total, sums[t][v])
+        for t in range(T):
+            row = builder.add(c0, at.element(c_rows, INDEX(t)))
+            for v in range(V):
+                total = builder.fadd(at.load(c, row, v), builder.load(sums[t][v]))
+                at.store(total, c, row, v)
+        return context.get_dummy_value()
+
+    i = types.intp
+    table = types.Array(i, 1, "C")
+    sizes = types.literal(T), types.literal(V)
+    return types.void(values, table, i, i, b, i, table, c, i, table, *sizes), generate
