@@ -32,6 +32,7 @@ from scratchnet.layers import (
     ReLU,
     Sequential,
 )
+from scratchnet.training import confusion_matrix
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = {"convolution": BLUE, "involution": VERMILLION}
@@ -115,13 +116,6 @@ def plot_confusion(
     bar.set_label("per cent of the true class")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     return _save(figure, path)
-
-
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many images of each true class (row) were given each class (column): (classes,) * 2."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return counts
 
 
 def plot_predictions(

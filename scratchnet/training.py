@@ -154,6 +154,13 @@ def predict(
     return np.concatenate([np.array(model.forward(x)) for x, _ in batches])
 
 
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How many images of each true class (row) were given each class (column): (classes,) * 2."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
 def warm_up(
     model: Layer,
     train: Split,

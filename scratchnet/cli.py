@@ -1,0 +1,403 @@
+"""The command `scratchnet`: its words, and what each of them does."""
+
+import argparse
+import math
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from scratchnet import data, models
+from scratchnet.backends import BACKENDS, BackendError
+from scratchnet.checkpoint import CheckpointError
+from scratchnet.comparison import compare, results_table, say, train
+from scratchnet.experiment import SCHEDULES, Experiment, check_writable, load_trained
+from scratchnet.machine import machine, set_threads, versions
+from scratchnet.progress import clock
+from scratchnet.training import TrainingDiverged, evaluate
+
+EXAMPLES = """\
+examples:
+  python -m scratchnet                                compare both operators on glyphs, in a minute
+  python -m scratchnet compare --dataset mnist        the same on MNIST, by the report's schedule
+  python -m scratchnet train --dataset cifar10 --operator involution --epochs 2
+  python -m scratchnet evaluate runs/mnist/convolution
+  python -m scratchnet data show fashion-mnist
+"""
+COMPARE = """\
+The folder gets report.md with its figures, results.json with every number, and a
+sub-folder a network with its checkpoints. Ctrl-C keeps what was learned; --resume
+goes on from there, to the same bits.
+
+examples:
+  python -m scratchnet compare --dataset fashion-mnist --epochs 2 --train-images 10000
+  python -m scratchnet compare --dataset mnist --seed 1 --out runs/mnist-1
+"""
+ERRORS = (CheckpointError, data.DataError, TrainingDiverged, BackendError, ValueError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments, by default those of the process.
+
+    Returns 0, 1 for an error told in one sentence on standard error, 130 after Ctrl-C.
+    raises SystemExit(2) where the arguments cannot be understood, SystemExit(0) after --help
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version")):
+        argv = ["compare", *argv]
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        with _plain_warnings():
+            if getattr(args, "threads", None) is not None:
+                set_threads(args.threads)
+            return args.run(args, argv)
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; there is nobody left to tell.
+        sys.stdout = None
+        return 1
+    except ERRORS as error:
+        _complain(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+    return 1
+
+
+def _compare(args: argparse.Namespace, argv: list[str]) -> int:
+    out = Path(args.out or f"runs/{args.dataset}")
+    check_writable(out)
+    experiments = [_experiment(args, operator) for operator in models.OPERATORS]
+    first = experiments[0]
+    say(
+        f"convolution and involution on {first.dataset}: {first.epochs} epochs, batches of "
+        f"{first.batch_size}, Adam {first.lr:g}, seed {first.seed}"
+    )
+    dataset = _load(args)
+    outcomes = compare(experiments, dataset, out, resume=args.resume)
+    histories = {o.experiment.operator: o.history for o in outcomes}
+    networks = {o.experiment.operator: o.network for o in outcomes}
+    say(f"\n{results_table(histories, networks)}\n\nwritten: {out / 'report.md'}")
+    if outcomes[-1].history.interrupted:
+        return _interrupted(argv)
+    return 0
+
+
+def _train(args: argparse.Namespace, argv: list[str]) -> int:
+    out = Path(args.out or f"runs/{args.dataset}/{args.operator}")
+    check_writable(out)
+    experiment = _experiment(args, args.operator)
+    outcome = train(experiment, _load(args), out, resume=args.resume)
+    history = outcome.history
+    table = results_table({args.operator: history}, {args.operator: outcome.network})
+    say(f"\n{table}\n\nwritten: {out / 'best.npz'}, {out / 'last.npz'}, {out / 'history.json'}")
+    if history.epochs:
+        with clock("drawing the curves"):
+            history.plot(out / "curves.png")
+        say(f"written: {out / 'curves.png'}")
+    return _interrupted(argv) if history.interrupted else 0
+
+
+def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
+    experiment, network = load_trained(args.checkpoint)
+    args.dataset, args.train_images = experiment.dataset, None
+    dataset = _load(args)
+    with clock("evaluating"):
+        loss, accuracy = evaluate(network, dataset.test)
+    say(
+        f"{args.checkpoint}: {experiment.operator} on {len(dataset.test):,} test images of "
+        f"{experiment.dataset}: accuracy {accuracy:.2%}, loss {loss:.4f}"
+    )
+    return 0
+
+
+def _summary(args: argparse.Namespace, argv: list[str]) -> int:
+    operators = [args.operator] if args.operator else models.OPERATORS
+    shape = models.INPUT_SHAPES[args.dataset]
+    tables = [
+        f"{args.dataset} / {operator}\n\n"
+        + models.summary(models.report_network(args.dataset, operator), shape)
+        for operator in operators
+    ]
+    say("\n\n".join(tables))
+    return 0
+
+
+def _data_list(args: argparse.Namespace, argv: list[str]) -> int:
+    say(f"data folder: {data.data_root()}  (SCRATCHNET_DATA chooses another)\n")
+    for name in data.NAMES:
+        here = (
+            "present" if data.is_present(name) else f"not there yet: scratchnet data fetch {name}"
+        )
+        say(f"  {name:14s} {'made here, no download needed' if name == 'glyphs' else here}")
+    return 0
+
+
+def _data_fetch(args: argparse.Namespace, argv: list[str]) -> int:
+    for name in args.names:
+        args.dataset, args.train_images = name, None
+        dataset = _load(args)
+        H, W, C = dataset.train.images.shape[1:]
+        say(
+            f"{name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
+            f"{H} x {W} x {C}, classes {', '.join(dataset.classes)}"
+        )
+    return 0
+
+
+def _data_show(args: argparse.Namespace, argv: list[str]) -> int:
+    path = Path(args.out or f"runs/{args.dataset}/samples.png")
+    check_writable(path.parent)
+    dataset = _load(args)
+    with clock("drawing"):
+        from scratchnet import plots  # matplotlib takes longer to import than all the rest
+
+        plots.plot_samples(dataset.train, dataset.classes, path, seed=args.seed)
+    say(f"written: {path}")
+    return 0
+
+
+def _gradcheck(args: argparse.Namespace, argv: list[str]) -> int:
+    from scratchnet.gradcheck import GradientMismatch
+    from scratchnet.selfcheck import gradient_checks
+
+    checks = gradient_checks(args.backend, args.seed)
+    width = max(map(len, checks))
+    say(f"{'':{width}s}   arrays   elements   rel. error")
+    wrong = 0
+    for name, check in checks.items():
+        try:
+            with clock(f"checking {name}"):
+                report = check()
+        except GradientMismatch as error:
+            wrong += 1
+            say(f"{name:{width}s}   WRONG: {error}")
+        else:
+            counts = [row.elements for row in report.rows if row.elements]
+            told = f"{len(counts):6d}   {sum(counts):8d}   {report.worst.error:10.1e}"
+            say(f"{name:{width}s}   {told}")
+    right = f"{len(checks) - wrong} of {len(checks)} have the right gradients"
+    say(f"\n{right} ({args.backend} backend)")
+    return 1 if wrong else 0
+
+
+def _info(args: argparse.Namespace, argv: list[str]) -> int:
+    from importlib.metadata import version
+
+    import numba
+
+    from scratchnet.backends import get_backend
+
+    with clock("asking Numba"):
+        get_backend("cpu").relu_forward(np.zeros((1, 1), np.float32))  # starts its threads
+        layer = numba.threading_layer()
+        gpu = _gpu()
+    here = machine()
+    libraries = versions() | {name: version(name) for name in ("matplotlib", "tqdm", "pooch")}
+    rows = {
+        "versions": ", ".join(f"{name} {number}" for name, number in libraries.items()),
+        "platform": here["platform"],
+        "cpu": here["cpu"],
+        "threads": f"{here['threads']} of {here['cores']}, Numba's threading layer: {layer}",
+        "blas": here["blas"],
+        "backends": ", ".join(BACKENDS),
+        "gpu": gpu,
+        "data": str(data.data_root()),
+    }
+    for name, value in rows.items():
+        say(f"{name:9s} {value}")
+    return 0
+
+
+def _gpu() -> str:
+    """The GPU that numba.cuda finds, or what is missing."""
+    try:
+        from numba import cuda
+    except ImportError as error:
+        return f"none: numba.cuda cannot be imported ({error}); pip install 'scratchnet[gpu]'"
+    if not cuda.is_available():
+        return "none: numba.cuda finds no NVIDIA driver with a GPU it can use"
+    name = cuda.get_current_device().name
+    name = name.decode() if isinstance(name, bytes) else name
+    return name if "cuda" in BACKENDS else f"{name} (this version has no cuda backend)"
+
+
+def _experiment(args: argparse.Namespace, operator: str) -> Experiment:
+    schedule = SCHEDULES[args.dataset]
+    return Experiment(
+        dataset=args.dataset,
+        operator=operator,
+        epochs=args.epochs or schedule.epochs,
+        batch_size=args.batch_size or schedule.batch_size,
+        lr=args.lr or schedule.lr,
+        seed=args.seed,
+        backend=args.backend,
+    )
+
+
+def _load(args: argparse.Namespace) -> data.Dataset:
+    """The data set; drawing and downloading have bars of their own, reading gets a clock."""
+    quiet = args.dataset != "glyphs" and data.is_present(args.dataset)
+    with clock(f"reading {args.dataset}") if quiet else nullcontext():
+        return data.load(args.dataset, train=args.train_images)
+
+
+def _interrupted(argv: list[str]) -> int:
+    again = argv if "--resume" in argv else [*argv, "--resume"]
+    _complain(f"stopped; to go on: python -m scratchnet {shlex.join(again)}")
+    return 130
+
+
+def _complain(message: str) -> None:
+    print(f"scratchnet: {message}", file=sys.stderr)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A warning as one sentence, without the line of code that raised it."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _complain(str(message))
+        yield
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scratchnet",
+        description="Convolution and involution networks from scratch. Without a command: compare.",
+        epilog=EXAMPLES,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--version", action="version", version=versions()["scratchnet"])
+    commands = parser.add_subparsers(title="commands", metavar="<a command>", required=True)
+
+    command = _command(
+        commands, "compare", _compare, "train both networks of a data set, and write a report",
+        more=COMPARE,
+    )  # fmt: skip
+    _training_options(command, "runs/DATASET")
+
+    command = _command(commands, "train", _train, "train one network")
+    command.add_argument(
+        "--operator", choices=models.OPERATORS, default="convolution", help="default: %(default)s"
+    )
+    _training_options(command, "runs/DATASET/OPERATOR")
+
+    command = _command(commands, "evaluate", _evaluate, "accuracy of a trained network")
+    command.add_argument(
+        "checkpoint", help="a .npz in the folder of a training, or the folder: its best.npz"
+    )
+    _threads_option(command)
+
+    command = _command(commands, "summary", _summary, "layers, shapes, parameters, multiply-adds")
+    _dataset_option(command)
+    command.add_argument("--operator", choices=models.OPERATORS, help="default: both")
+
+    command = _command(commands, "data", _data_list, "list, fetch or show the data sets")
+    actions = command.add_subparsers(title="actions", metavar="<an action>")
+    _command(actions, "list", _data_list, "say which data sets are on this machine")
+    action = _command(actions, "fetch", _data_fetch, "download data sets, or make the glyphs")
+    action.add_argument("names", nargs="+", choices=data.NAMES, metavar="NAME", help=_names())
+    action = _command(actions, "show", _data_show, "draw a sheet of samples")
+    action.add_argument(
+        "dataset", nargs="?", choices=data.NAMES, default="glyphs", metavar="NAME", help=_names()
+    )
+    action.add_argument("--out", metavar="FILE", help="default: runs/NAME/samples.png")
+    action.add_argument("--seed", type=_whole(0), default=0, help="draws the samples; default: 0")
+    action.set_defaults(train_images=None)
+
+    command = _command(commands, "gradcheck", _gradcheck, "check the gradients of every layer")
+    _backend_option(command)
+    command.add_argument("--seed", type=_whole(0), default=0, help="default: 0")
+
+    _command(commands, "info", _info, "versions, processor, threads, GPU")
+    return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Descriptions and examples as they are written, options beside their explanation."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28)
+
+
+def _command(
+    commands, name: str, run: Callable, described: str, more: str = ""
+) -> argparse.ArgumentParser:
+    sentence = f"{described[0].upper()}{described[1:]}."
+    parser = commands.add_parser(
+        name, help=described, description=sentence, epilog=more, formatter_class=_Help
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _training_options(parser: argparse.ArgumentParser, out: str) -> None:
+    _dataset_option(parser)
+
+    def default(name: str) -> str:
+        usual = getattr(SCHEDULES["glyphs"], name)
+        others = {key: getattr(schedule, name) for key, schedule in SCHEDULES.items()}
+        told = [f"{value:g} on {key}" for key, value in others.items() if value != usual]
+        return f"default: {', '.join([f'{usual:g}', *told])}"
+
+    option = parser.add_argument
+    option("--epochs", type=_whole(1), metavar="N", help=default("epochs"))
+    option("--batch-size", type=_whole(1), metavar="N", help=default("batch_size"))
+    option("--lr", type=_positive, metavar="RATE", help=f"Adam's learning rate; {default('lr')}")
+    option("--seed", type=_whole(0), default=0, metavar="N",
+           help="draws weights, dropout and the order of images; default: 0")  # fmt: skip
+    option("--train-images", type=_whole(1), metavar="N", help="use so many; default: all")
+    option("--out", metavar="FOLDER", help=f"default: {out}")
+    option("--resume", action="store_true", help="go on from what the folder holds")
+    _backend_option(parser)
+    _threads_option(parser)
+
+
+def _dataset_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", choices=data.NAMES, default="glyphs", metavar="NAME",
+                        help=f"{_names()}; default: glyphs")  # fmt: skip
+
+
+def _backend_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=BACKENDS, default="cpu", metavar="NAME",
+                        help=f"{', '.join(BACKENDS)}; default: cpu")  # fmt: skip
+
+
+def _threads_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_whole(1), metavar="N", help="default: all cores")
+
+
+def _names() -> str:
+    return ", ".join(data.NAMES)
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, got {text!r}"
+            )
+        return number
+
+    return whole
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
