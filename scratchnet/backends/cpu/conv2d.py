@@ -16,6 +16,7 @@ from scratchnet.backends.cpu.direct import convolve, correlate
 from scratchnet.backends.cpu.matmul import matmul
 from scratchnet.backends.cpu.memory import empty
 from scratchnet.backends.cpu.windows import add_windows, copy_windows
+from scratchnet.backends.cpu.winograd import suits, winograd_convolve, winograd_correlate
 from scratchnet.checks import check_conv2d, check_like
 from scratchnet.geometry import Geometry, Padding
 
@@ -41,6 +42,8 @@ def conv2d_forward(
     """
     geometry = check_conv2d("conv2d", x, weight, bias, stride, padding, dilation)
     if weight.shape[2] == x.shape[3]:
+        if stride == dilation == 1:
+            return convolve_plain(x, weight, bias, geometry, relu=False)
         return convolve(x, weight, bias, stride, dilation, geometry, relu=False)
     x = np.ascontiguousarray(x)
     y = empty((x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3]), x.dtype)
@@ -77,7 +80,10 @@ def conv2d_backward(
     check_like("conv2d", "dy", dy, y_shape, x.dtype)
     K, _, per_group, O = weight.shape
     if per_group == x.shape[3] and (stride == 1 or not need_dx):
-        dweight, dbias = correlate(x, dy, K, stride, dilation, geometry)
+        if stride == dilation == 1 and suits(x, weight, geometry):
+            dweight, dbias = winograd_correlate(x, dy, geometry)
+        else:
+            dweight, dbias = correlate(x, dy, K, stride, dilation, geometry)
         dx = _turned(dy, weight, x.shape, dilation, geometry) if need_dx else None
         return dx, dweight, dbias
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
@@ -112,7 +118,18 @@ def _turned(
     inverse = Geometry(H, W, max(top, 0), max(bottom, 0), max(left, 0), max(right, 0))
     dy = dy[:, max(-top, 0) : geometry.Ho + min(bottom, 0)]
     dy = dy[:, :, max(-left, 0) : geometry.Wo + min(right, 0)]
+    if dilation == 1:
+        return convolve_plain(dy, turned, None, inverse, relu=False)
     return convolve(dy, turned, None, 1, dilation, inverse, relu=False)
+
+
+def convolve_plain(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, geometry: Geometry, relu: bool
+) -> np.ndarray:
+    """A convolution of stride, dilation and groups 1, in the form that is faster for its sizes."""
+    if suits(x, weight, geometry):
+        return winograd_convolve(x, weight, bias, geometry, relu)[0]
+    return convolve(x, weight, bias, 1, 1, geometry, relu)
 
 
 def _columns(

@@ -7,8 +7,7 @@ The ReLU is the epilogue of the convolution, row by row, while the row is in the
 
 import numpy as np
 
-from scratchnet.backends.cpu.conv2d import conv2d_backward
-from scratchnet.backends.cpu.direct import convolve
+from scratchnet.backends.cpu.conv2d import conv2d_backward, convolve_plain
 from scratchnet.backends.cpu.relu import relu_backward
 from scratchnet.checks import check_conv2d
 from scratchnet.geometry import Padding
@@ -19,7 +18,7 @@ def conv2d_relu_forward(
 ) -> np.ndarray:
     """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y (N, Ho, Wo, O)."""
     geometry = check_conv2d("conv2d_relu", x, weight, bias, 1, padding, 1)
-    return convolve(x, weight, bias, 1, 1, geometry, relu=True)
+    return convolve_plain(x, weight, bias, geometry, relu=True)
 
 
 def conv2d_relu_backward(

@@ -27,7 +27,9 @@ from scratchnet.backends.cpu.direct import (
     padded_shape,
 )
 from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.backends.cpu.pooling import pool_band
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, VECTOR_BYTES, scaled_tile
+from scratchnet.backends.cpu.winograd import suits, winograd_convolve
 from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
 from scratchnet.geometry import Padding
 
@@ -53,6 +55,8 @@ def conv2d_relu_maxpool2d_forward(
     N, H, W, C = x.shape
     K, _, _, O = weight.shape
     pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")
+    if suits(x, weight, geometry):
+        return winograd_convolve(x, weight, bias, geometry, relu=True, size=size)
     pixels, taps, run = image_tables(W, C, K, 1, 1, geometry)
     panels = column_panels(weight.reshape(-1, O))
     width = COLUMNS[x.itemsize]
@@ -86,33 +90,7 @@ def _forward(
             convolve_band(
                 image.reshape(-1), pixels, first, last, taps, run, panels, width, z.reshape(-1)
             )
-            _pool(z, z_width, bias, size, y[n, i], argmax[n, i])
-
-
-@njit(cache=True)
-def _pool(z, z_width, bias, size, y, argmax):
-    """The epilogue of a band: z (size * z_width, >= O)  ->  y, argmax (Wo, O).
-
-    The bias and the ReLU keep order, so that they may follow the maximum.
-    """
-    Wo, O = y.shape
-    zero = y.dtype.type(0)
-    closed = np.uint8(size * size)
-    for j in range(Wo):
-        best, tap = y[j], argmax[j]
-        best[:] = z[j * size, :O]
-        tap[:] = 0
-        for t in range(1, size * size):
-            row = z[t // size * z_width + j * size + t % size, :O]
-            number = np.uint8(t)
-            for o in range(O):
-                larger = (row[o] > best[o]) | (row[o] != row[o])  # a NaN must not hide
-                best[o] = row[o] if larger else best[o]
-                tap[o] = number if larger else tap[o]
-        for o in range(O):
-            value = best[o] + bias[o]
-            tap[o] = tap[o] if value > zero else closed
-            best[o] = zero if value <= zero else value  # a NaN is not <= 0, and stays
+            pool_band(z, z_width, bias, size, y[n, i], argmax[n, i])
 
 
 def conv2d_relu_maxpool2d_backward(

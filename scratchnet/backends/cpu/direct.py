@@ -145,7 +145,7 @@ def correlate(
         np.ascontiguousarray(x), np.ascontiguousarray(dy), geometry.top, geometry.left,
         taps, stride, width,
         empty((threads, *padded_shape(x, geometry)), x.dtype),
-        zeros((threads, geometry.Wo, Op), x.dtype),
+        zeros((threads, band_rows(geometry.Ho, geometry.Wo, Op), geometry.Wo, Op), x.dtype),
         dweights, dbiases,
     )  # fmt: skip
     dweight = dweights.sum(axis=0)[: K * K * C, :O]
@@ -160,37 +160,47 @@ def tap_rows(W: int, C: int, K: int, dilation: int, geometry: Geometry) -> np.nd
     return np.pad(rows.ravel(), (0, -rows.size % ROWS), "edge")
 
 
+def band_rows(Ho: int, Wo: int, Op: int) -> int:
+    """Rows of dy that fit the first cache: a sum over many pixels is loaded and stored less."""
+    return min(Ho, max(1, 4096 // (Wo * Op)))
+
+
 def padded_shape(x: np.ndarray, geometry: Geometry) -> tuple[int, int, int]:
     _, H, W, C = x.shape
     return H + geometry.top + geometry.bottom, W + geometry.left + geometry.right, C
 
 
 @njit(parallel=True, cache=True)
-def _correlate(x, dy, top, left, taps, stride, width, images, lines, dweights, dbiases):
+def _correlate(x, dy, top, left, taps, stride, width, images, bands, dweights, dbiases):
     """Each chunk of images belongs to one thread, with its sums."""
-    N, Ho, Wo, O = dy.shape
+    N, Ho, _, O = dy.shape
+    rows = bands.shape[1]
     for chunk in prange(CHUNKS):
-        image, line = images[get_thread_id()], lines[get_thread_id()]
+        image, band = images[get_thread_id()], bands[get_thread_id()]
         dbias = dbiases[chunk]
         for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
             pad_image(x[n], top, left, image)
-            for i in range(Ho):
-                for j in range(Wo):
-                    for o in range(O):
-                        line[j, o] = dy[n, i, j, o]
-                        dbias[o] += dy[n, i, j, o]
-                correlate_row(image, i, stride, taps, line, width, dweights[chunk])
+            for first in range(0, Ho, rows):
+                last = min(first + rows, Ho)
+                for i in range(first, last):
+                    for j in range(band.shape[1]):
+                        into = band[i - first, j]
+                        for o in range(O):
+                            into[o] = dy[n, i, j, o]
+                            dbias[o] += dy[n, i, j, o]
+                correlate_band(image, first, last, stride, taps, band, width, dweights[chunk])
 
 
 @njit(cache=True)
-def correlate_row(image, i, stride, taps, line, width, dweight):
-    """dweight[t, :] += sum_j image[row i, pixel j, tap t] * line[j, :], for one output row."""
-    Wo, Op = line.shape
+def correlate_band(image, first, last, stride, taps, band, width, dweight):
+    """dweight[t, :] += sum_{i,j} image[row i, pixel j, tap t] * band[i - first, j, :]."""
+    _, Wo, Op = band.shape
     _, Wp, C = image.shape
-    start = np.zeros(1, np.int64)
-    for first in range(0, Op, width):
+    starts = np.arange(first, last) * (stride * Wp * C)
+    pixels, dz, out = image.reshape(-1), band.reshape(-1), dweight.reshape(-1)
+    for column in range(0, Op, width):
         for t in range(0, taps.size, ROWS):
             product_tile(
-                image.reshape(-1), i * stride * Wp * C, taps, t, start, Wo, stride * C,
-                line.reshape(-1), first, Op, dweight.reshape(-1), t * Op + first, Op, True, ROWS, 2,
+                pixels, 0, taps, t, starts, Wo, stride * C,
+                dz, column, Op, out, t * Op + column, Op, True, ROWS, 2,
             )  # fmt: skip

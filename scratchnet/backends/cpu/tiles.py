@@ -1,7 +1,8 @@
-"""Two inner loops that keep a tile of sums in vector registers: all of convolution is built on them.
+"""Inner loops that keep a tile of sums in vector registers: all of convolution is built on them.
 
     product_tile    c[r, :] (+)= sum_k a[r, k] * b[k, :]       dense products and direct convolution
     scaled_tile     c[t, :] +=   sum_e value[e] * b[e, t, :]   sums over the winners of a pooling
+    linear_map      c[r, :] =    sum_k matrix[r][k] * a[k, :]  Winograd's transforms
 
 The compiler vectorises a loop, but keeps its sums in memory; a tile of sums in registers lets each
 number that is loaded serve many multiply-adds. So the loops are written in LLVM's language: one
@@ -156,3 +157,36 @@ def scaled_tile(typing_context, values, starts, first, last, b, b0, b_rows, c, c
     table = types.Array(i, 1, "C")
     sizes = types.literal(T), types.literal(V)
     return types.void(values, table, i, i, b, i, table, c, i, table, *sizes), generate
+
+
+def linear_map(matrix: tuple[tuple[float, ...], ...]):
+    """The compiled function that multiplies a constant matrix with a column of vectors.
+
+        map(a, a0, a_step, c, c0, c_step)
+        c[c0 + r*c_step + :] = sum_k matrix[r][k] * a[a0 + k*a_step + :]
+
+    one vector wide; zeros of the matrix cost nothing
+    """
+
+    @intrinsic
+    def apply(typing_context, a, a0, a_step, c, c0, c_step):
+        def generate(context, builder, signature, arguments):
+            at = _Builder(context, builder, signature, arguments)
+            _, a0, a_step, _, c0, c_step = arguments
+            a, c = at.data(0), at.data(3)
+            column = [
+                at.load(a, builder.add(a0, builder.mul(INDEX(k), a_step)), 0)
+                for k in range(len(matrix[0]))
+            ]
+            for r, row in enumerate(matrix):
+                total = ir.Constant(at.vector, None)
+                for number, vector in zip(row, column, strict=True):
+                    if number:
+                        total = at.fma(at.splat(at.scalar(number)), vector, total)
+                at.store(total, c, builder.add(c0, builder.mul(INDEX(r), c_step)), 0)
+            return context.get_dummy_value()
+
+        i = types.intp
+        return types.void(a, i, i, c, i, i), generate
+
+    return apply
