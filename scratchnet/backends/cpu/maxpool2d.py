@@ -11,6 +11,7 @@ windows of one image may share: hence one thread an image.
 import numpy as np
 from numba import njit, prange
 
+from scratchnet.backends.cpu.loops import CHUNKS, piece
 from scratchnet.backends.cpu.memory import empty
 from scratchnet.checks import check_argmax, check_image, check_like, check_pool2d
 from scratchnet.geometry import Padding
@@ -27,17 +28,73 @@ def maxpool2d_forward(
     """
     check_image("maxpool2d", "x", x)
     geometry = check_pool2d("maxpool2d", "x", x.shape, size, stride, padding)
-    y_shape = (x.shape[0], geometry.Ho, geometry.Wo, x.shape[3])
-    y = empty(y_shape, x.dtype)
-    argmax = empty(y_shape, np.uint8 if size <= 15 else np.uint16)
-    _forward(np.ascontiguousarray(x), size, stride, geometry.top, geometry.left, y, argmax)
+    N, H, W, C = x.shape
+    y = empty((N, geometry.Ho, geometry.Wo, C), x.dtype)
+    argmax = empty(y.shape, np.uint8 if size <= 15 else np.uint16)
+    x = np.ascontiguousarray(x)
+    if size == stride == 2 and 2 * geometry.Ho <= H and 2 * geometry.Wo <= W and C < 16:
+        best, taps = empty((CHUNKS, H * W * C), x.dtype), empty((CHUNKS, H * W * C), np.uint8)
+        _two_by_two(x, best, taps, y, argmax)
+    else:
+        _forward(x, size, stride, geometry.top, geometry.left, y, argmax)
     return y, argmax
 
 
 @njit(parallel=True, cache=True)
+def _two_by_two(x, best, taps, y, argmax):
+    """The windows at every pixel, of which each second in each second row is kept.
+
+    Four times the comparisons, but of whole images shifted against each other, which fill vectors
+    also where a pixel has one channel.
+    """
+    N, H, W, C = x.shape
+    _, Ho, Wo, _ = y.shape
+    span = (2 * (Ho - 1) * W + 2 * Wo - 1) * C  # from the first window's first tap to the last's
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(N, chunk)
+        largest, tap = best[chunk], taps[chunk]
+        for n in range(lo, hi):
+            image = x[n].reshape(H * W * C)
+            _largest_of_four(
+                image[:span],
+                image[C : C + span],
+                image[W * C : W * C + span],
+                image[W * C + C : W * C + C + span],
+                largest,
+                tap,
+            )
+            _every_second(largest.reshape(H, W, C), tap.reshape(H, W, C), y[n], argmax[n])
+
+
+@njit(cache=True)
+def _largest_of_four(x0, x1, x2, x3, largest, tap):
+    """A later tap wins only if larger; a NaN always wins, so as not to hide."""
+    tap0, tap1, tap2, tap3 = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(3)
+    for e in range(x0.size):
+        y, t = x0[e], tap0
+        wins = (x1[e] > y) | (x1[e] != x1[e])
+        y, t = x1[e] if wins else y, tap1 if wins else t
+        wins = (x2[e] > y) | (x2[e] != x2[e])
+        y, t = x2[e] if wins else y, tap2 if wins else t
+        wins = (x3[e] > y) | (x3[e] != x3[e])
+        largest[e], tap[e] = x3[e] if wins else y, tap3 if wins else t
+
+
+@njit(cache=True)
+def _every_second(largest, tap, y, argmax):
+    Ho, Wo, C = y.shape
+    for i in range(Ho):
+        ys, taps = y[i], argmax[i]
+        from_ys, from_taps = largest[2 * i], tap[2 * i]
+        for j in range(Wo):
+            for c in range(C):
+                ys[j, c], taps[j, c] = from_ys[2 * j, c], from_taps[2 * j, c]
+
+
+@njit(parallel=True, cache=True)
 def _forward(x, size, stride, top, left, y, argmax):
-    _, H, W, _ = x.shape
-    N, Ho, Wo, C = y.shape
+    _, H, W, C = x.shape
+    N, Ho, Wo, _ = y.shape
     for row in prange(N * Ho):
         n, i = row // Ho, row % Ho
         for j in range(Wo):
@@ -45,12 +102,9 @@ def _forward(x, size, stride, top, left, y, argmax):
             ys[:] = -np.inf
             taps[:] = 0
             for u in range(size):
-                r = i * stride + u - top
-                if not 0 <= r < H:
-                    continue
                 for v in range(size):
-                    s = j * stride + v - left
-                    if 0 <= s < W:
+                    r, s = i * stride + u - top, j * stride + v - left
+                    if 0 <= r < H and 0 <= s < W:
                         _keep_larger(x[n, r, s], taps.dtype.type(u * size + v), ys, taps)
 
 
@@ -58,9 +112,9 @@ def _forward(x, size, stride, top, left, y, argmax):
 def _keep_larger(x, tap, y, argmax):
     """A pixel enters its window's maximum; a NaN always wins, so as not to hide."""
     for c in range(x.size):
-        larger = (x[c] > y[c]) | (x[c] != x[c])
-        y[c] = x[c] if larger else y[c]
-        argmax[c] = tap if larger else argmax[c]
+        wins = (x[c] > y[c]) | (x[c] != x[c])
+        y[c] = x[c] if wins else y[c]
+        argmax[c] = tap if wins else argmax[c]
 
 
 def maxpool2d_backward(

@@ -83,19 +83,49 @@ def fma(typing_context, a, b, c):
 
 
 @intrinsic
+def relu(typing_context, vector):
+    """0 where a lane is <= 0, else the lane: a NaN stays."""
+
+    def generate(context, builder, signature, arguments):
+        value = arguments[0]
+        zero = ir.Constant(value.type, None)
+        return builder.select(builder.fcmp_ordered("<=", value, zero), zero, value)
+
+    return vector(vector), generate
+
+
+@intrinsic
+def where_positive(typing_context, test, vector):
+    """The lanes of vector where test is > 0, else 0."""
+
+    def generate(context, builder, signature, arguments):
+        test_value, value = arguments
+        zero = ir.Constant(value.type, None)
+        return builder.select(builder.fcmp_ordered(">", test_value, zero), value, zero)
+
+    return vector(test, vector), generate
+
+
+@intrinsic
 def lane_sum(typing_context, vector):
-    """The sum of a vector's lanes, by halves."""
+    """The sum of a vector's lanes, by halves while they are even in number, then one by one."""
 
     def generate(context, builder, signature, arguments):
         value, lanes = arguments[0], vector.lanes
-        while lanes > 1:
+        while lanes % 2 == 0:
             lanes //= 2
             low, high = (
                 builder.shuffle_vector(value, value, _constant_mask(range(first, first + lanes)))
                 for first in (0, lanes)
             )
             value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+        total, *others = (
+            builder.extract_element(value, ir.Constant(ir.IntType(32), lane))
+            for lane in range(lanes)
+        )
+        for lane in others:
+            total = builder.fadd(total, lane)
+        return total
 
     return vector.element(vector), generate
 
