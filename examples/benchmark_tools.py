@@ -1,0 +1,107 @@
+"""What the benchmarks share: the networks, their training steps, and how they are timed."""
+
+import os
+
+THREADS = os.environ.setdefault("NUMBA_NUM_THREADS", "2")
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+    os.environ.setdefault(variable, THREADS)  # read when NumPy and the peers are imported
+
+import importlib  # noqa: E402
+import platform  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
+from importlib.metadata import version  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+import scratchnet as sn  # noqa: E402
+from scratchnet.models import INPUT_SHAPES, OPERATORS, report_network  # noqa: E402
+
+BATCHES = {"mnist": 128, "fashion-mnist": 128, "cifar10": 256}
+NETWORKS = [f"{dataset}/{operator}" for dataset in BATCHES for operator in OPERATORS]
+OURS = "scratchnet"
+
+Step = Callable[[], object]
+
+
+def training_step(model: sn.Sequential, x: np.ndarray, labels: np.ndarray) -> Step:
+    """A function that takes one training step: forward, backward, Adam."""
+    loss = sn.SoftmaxCrossEntropy()
+    optimizer = sn.Adam(model.parameters(), 1e-3)
+
+    def step() -> float:
+        value = loss.forward(model.forward(x, training=True), labels)
+        model.backward(loss.backward(), need_dx=False)
+        optimizer.step()
+        return value
+
+    return step
+
+
+def frameworks(with_peers: bool) -> dict[str, Callable[..., Step]]:
+    """What makes a training step of a network, for each framework that is here."""
+    found = {OURS: training_step}
+    if with_peers and find_spec("torch"):
+        torch_step = importlib.import_module("peers_pytorch").training_step
+        found["PyTorch"] = torch_step
+        found["PyTorch channels_last"] = partial(torch_step, channels_last=True)
+    if with_peers and find_spec("keras") and find_spec("tensorflow"):
+        found["Keras"] = importlib.import_module("peers_keras").training_step
+    return found
+
+
+def network_and_batch(
+    network: str, batch: int | None = None
+) -> tuple[sn.Sequential, np.ndarray, np.ndarray]:
+    """A network of the report, and random images (N, H, W, C) in [0, 1) with labels."""
+    dataset, operator = network.split("/")
+    rng = np.random.default_rng(0)
+    N = batch or BATCHES[dataset]
+    x = rng.random((N, *INPUT_SHAPES[dataset]), np.float32)
+    return report_network(dataset, operator, rng=rng), x, rng.integers(10, size=N)
+
+
+def measure(steps: dict[str, Step], blocks: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds a call, one number a block, for each function; they take turns, block by block."""
+    counts = {}
+    for name, step in steps.items():
+        step()
+        step()
+        counts[name] = max(1, round(seconds / timed(step, 1)))
+    results = {name: [] for name in steps}
+    for block in range(blocks):
+        for name in list(steps)[:: 1 if block % 2 else -1]:
+            steps[name]()  # brings its data back into the cache
+            results[name].append(timed(steps[name], counts[name]))
+    return results
+
+
+def timed(step: Step, count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        step()
+    return (time.perf_counter() - began) / count
+
+
+def print_row(cells: list[str]) -> None:
+    first, *others = cells
+    print(first.ljust(27) + "".join(cell.rjust(max(14, len(cell) + 2)) for cell in others))
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
+    packages = ("numpy", "numba", "torch", "keras", "tensorflow")
+    versions = {"scratchnet": sn.__version__} | {
+        name: version(name) for name in packages if find_spec(name)
+    }
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": int(THREADS)} | {
+        "python": platform.python_version(),
+        **versions,
+    }
