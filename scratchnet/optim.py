@@ -1,6 +1,5 @@
 """Optimizers; their equations stand in `backends/reference/updates.py`."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,8 +26,10 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: there are no trainable parameters")
         self.lr = check_number(type(self).__name__, "lr", lr, 0)
         self.steps = 0
+        self.backend = self.parameters[0].backend
+        values = [p.value for p in self.parameters]
         self.memory = {
-            name: [np.zeros_like(p.value) for p in self.parameters] for name in self.memory_names
+            name: get_backend(self.backend).zeros_like(values) for name in self.memory_names
         }
 
     def step(self) -> None:
@@ -36,13 +37,23 @@ class Optimizer:
         for parameter in self.parameters:
             if parameter.grad is None:
                 raise RuntimeError(f"{parameter.name} has no gradient: run backward first")
+        self.follow()
         self.steps += 1
-        for i, parameter in enumerate(self.parameters):
-            memory = [self.memory[name][i] for name in self.memory_names]
-            self.update(get_backend(parameter.backend), parameter, *memory)
+        ops = get_backend(self.backend)
+        values, grads = [p.value for p in self.parameters], [p.grad for p in self.parameters]
+        update, *settings = self.update(ops)
+        ops.update_each(update, values, grads, list(self.memory.values()), *settings)
 
-    def update(self, ops: Any, parameter: Parameter, *memory: np.ndarray) -> None:
-        """Change one parameter and its memory, in place."""
+    def follow(self) -> None:
+        """Move the memory to the backend that the parameters are on."""
+        backend = self.parameters[0].backend
+        if backend != self.backend:
+            host, ops = get_backend(self.backend).to_host, get_backend(backend)
+            self.memory = {k: ops.pack([host(a) for a in v]) for k, v in self.memory.items()}
+            self.backend = backend
+
+    def update(self, ops: Any) -> tuple:
+        """The backend's update function, and what it takes after the arrays."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def state(self) -> dict[str, np.ndarray]:
@@ -50,25 +61,29 @@ class Optimizer:
 
         raises ValueError where two parameters share a name, as those of separate networks may
         """
+        to_host = get_backend(self.backend).to_host
+        named = {name: to_host(array) for name, array in self._named_memory().items()}
+        return {"steps": np.array(self.steps), **named}
+
+    def _named_memory(self) -> dict[str, Any]:
         names = [parameter.name for parameter in self.parameters]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"{type(self).__name__}: two parameters are named {name}")
-        named = {
+        return {
             f"{name}.{parameter.name}": array
             for name, arrays in self.memory.items()
             for parameter, array in zip(self.parameters, arrays, strict=True)
         }
-        return {"steps": np.array(self.steps), **named}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Copy in what `state` returned. raises CheckpointError where names or shapes differ."""
-        expected = self.state()
+        memory = self._named_memory()
+        expected = {"steps": np.array(self.steps), **memory}
         check_arrays(f"the optimizer {type(self).__name__}", state, expected)
         self.steps = int(state["steps"])
-        for name, array in expected.items():
-            if name != "steps":
-                array[...] = state[name]
+        for name, array in memory.items():
+            get_backend(self.backend).copy_into(array, state[name])
 
 
 class SGD(Optimizer):
@@ -89,11 +104,8 @@ class SGD(Optimizer):
         self.nesterov = nesterov
         self.weight_decay = check_number("SGD", "weight_decay", weight_decay, 0)
 
-    def update(self, ops: Any, parameter: Parameter, velocity: np.ndarray) -> None:
-        ops.sgd_update(
-            parameter.value, parameter.grad, velocity,
-            self.lr, self.momentum, self.nesterov, self.weight_decay,
-        )  # fmt: skip
+    def update(self, ops: Any) -> tuple:
+        return ops.sgd_update, self.lr, self.momentum, self.nesterov, self.weight_decay
 
 
 class Adam(Optimizer):
@@ -118,11 +130,9 @@ class Adam(Optimizer):
         self.eps = check_number(owner, "eps", eps, 0, above=True)
         self.weight_decay = check_number(owner, "weight_decay", weight_decay, 0)
 
-    def update(self, ops: Any, parameter: Parameter, m: np.ndarray, v: np.ndarray) -> None:
-        ops.adam_update(
-            parameter.value, parameter.grad, m, v, self.steps,
-            self.lr, *self.betas, self.eps, self.weight_decay, self.decoupled,
-        )  # fmt: skip
+    def update(self, ops: Any) -> tuple:
+        moments = self.steps, self.lr, *self.betas, self.eps
+        return ops.adam_update, *moments, self.weight_decay, self.decoupled
 
 
 class AdamW(Adam):
@@ -148,9 +158,11 @@ def clip_gradients(parameters: Iterable[Parameter], max_norm: float) -> float:
     raises ValueError where max_norm is not above 0
     """
     check_number("clip_gradients", "max_norm", max_norm, 0, above=True)
-    grads = [p.grad for p in parameters if p.trainable and p.grad is not None]
-    norm = math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
+    parameters = [p for p in parameters if p.trainable and p.grad is not None]
+    if not parameters:
+        return 0.0
+    ops, grads = parameters[0].ops, [p.grad for p in parameters]
+    norm = ops.norm_of(grads)
     if norm > max_norm:
-        for grad in grads:
-            grad *= max_norm / norm
+        ops.scale_all(grads, max_norm / norm)
     return norm

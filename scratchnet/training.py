@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from scratchnet.backends import get_backend
 from scratchnet.checkpoint import CheckpointError, check_arrays, load_checkpoint, save_checkpoint
 from scratchnet.checks import check_positive_int
 from scratchnet.data import Batches, Split
@@ -26,6 +27,8 @@ from scratchnet.layers import Layer, Residual, Sequential
 from scratchnet.losses import SoftmaxCrossEntropy
 from scratchnet.optim import Optimizer, clip_gradients
 from scratchnet.progress import clock, redrawn
+
+IN_FLIGHT = 16  # steps whose losses stay on a GPU, before training waits for them
 
 
 class TrainingDiverged(ArithmeticError):
@@ -84,15 +87,19 @@ def fit(
     run.history.interrupted = False
     if run.epoch < epochs:
         with clock(f"{description}: compiling" if description else "compiling"):
-            compiling = warm_up(model, train, loss, optimizer, pixels, clip_norm)
+            # A GPU's kernels are chosen by the sizes of a batch.
+            images = batch_size if model.backend == "cuda" else 2
+            compiling = warm_up(model, train, loss, optimizer, pixels, clip_norm, images)
         run.history.compile_seconds += compiling
+    ops = get_backend(model.backend)
     total = epochs * math.ceil(len(train.labels) / batch_size)
     with (
         _interruptible() as interrupted,
-        _bar(total, run, batch_size, train, description) as bar,
+        _bar(total, run, batch_size, train) as bar,
         redrawn(bar),
     ):
         while run.epoch < epochs and not interrupted.is_set():
+            bar.set_description(f"{description} {run.epoch + 1}/{epochs}".lstrip())
             rng = np.random.default_rng([seed, run.epoch])
             batches = Batches(train, batch_size, rng=rng, augment=augment, **pixels)
             began = time.perf_counter()
@@ -101,14 +108,17 @@ def fit(
                     continue  # trained on before the interruption
                 if schedule is not None:
                     optimizer.lr = schedule(optimizer.steps)
+                x, labels = ops.to_device(x), ops.to_device(labels)
                 value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
-                if not math.isfinite(value):
-                    run.diverged(step, value, x)
-                run.count(value, logits, labels)
+                run.count(value, ops.count_correct(logits, labels), len(labels))
+                if isinstance(value, float) or len(run.pending) == IN_FLIGHT:
+                    run.settle(x)
                 bar.update()
-                bar.set_postfix(run.progress(began), refresh=False)
+                bar.set_postfix_str(run.progress(began), refresh=False)
                 if interrupted.is_set():
                     break
+            if run.pending:
+                run.settle(x)
             run.seconds += time.perf_counter() - began
             if run.step == len(batches):
                 record = run.close_epoch(validation, loss, batch_size, pixels)
@@ -133,10 +143,11 @@ def evaluate(
     """Mean loss (nats) and accuracy (0 to 1) of the model on the data, in evaluation mode."""
     loss = loss or SoftmaxCrossEntropy().to(model.backend)
     total_loss, correct = 0.0, 0
+    ops = get_backend(model.backend)
     for x, labels in Batches(data, batch_size, scale=scale, mean=mean, std=std):
-        logits = model.forward(x)
-        total_loss += loss.forward(logits, labels) * len(labels)
-        correct += _correct(logits, labels)
+        logits = model.forward(ops.to_device(x))
+        total_loss += float(loss.forward(logits, labels)) * len(labels)
+        correct += int(ops.count_correct(logits, labels))
     return total_loss / len(data.labels), correct / len(data.labels)
 
 
@@ -151,7 +162,8 @@ def predict(
 ) -> np.ndarray:
     """The logits of every image, in order: (N, classes)."""
     batches = Batches(data, batch_size, scale=scale, mean=mean, std=std)
-    return np.concatenate([np.array(model.forward(x)) for x, _ in batches])
+    ops = get_backend(model.backend)
+    return np.concatenate([np.array(ops.to_host(model.forward(x))) for x, _ in batches])
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -168,12 +180,13 @@ def warm_up(
     optimizer: Optimizer,
     pixels: dict[str, Any],
     clip_norm: float | None = None,
+    images: int = 2,
 ) -> float:
-    """Compile what training will run, by one step of a copy on two images. Returns the seconds."""
+    """Compile what training will run, by one step of a copy. Returns the seconds."""
     began = time.perf_counter()
     model, loss, optimizer = copy.deepcopy((model, loss, optimizer))
-    few = Split(train.images[:2], train.labels[:2])
-    x, labels = next(iter(Batches(few, 2, **pixels)))
+    few = Split(train.images[:images], train.labels[:images])
+    x, labels = next(iter(Batches(few, images, **pixels)))
     _train_step(model, loss, optimizer, x, labels, clip_norm)
     model.forward(x)
     return time.perf_counter() - began
@@ -186,7 +199,8 @@ def first_non_finite(model: Layer, x: np.ndarray, name: str = "") -> str | None:
     first in the body of the residual block that is its fifth. The model's running statistics
     change as in training.
     """
-    if not np.isfinite(x).all():
+    to_host = get_backend(model.backend).to_host
+    if not np.isfinite(to_host(x)).all():
         return "the input"
     if isinstance(model, Sequential):
         for i, layer in enumerate(model.layers):
@@ -200,7 +214,7 @@ def first_non_finite(model: Layer, x: np.ndarray, name: str = "") -> str | None:
             found = first_non_finite(part, x, f"{name}.{part_name}".lstrip("."))
             if found:
                 return found
-    if np.isfinite(model.forward(x, training=True)).all():
+    if np.isfinite(to_host(model.forward(x, training=True))).all():
         return None
     return f"layer {name or 0} ({model!r})"
 
@@ -234,23 +248,36 @@ class _Run:
         self.loss_sum = 0.0
         self.correct = 0
         self.seconds = 0.0
+        self.pending: list[tuple[Any, Any, int]] = []
 
-    def count(self, value: float, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Add a step to the epoch's means."""
+    def count(self, value: Any, correct: Any, images: int) -> None:
+        """Note a step; its numbers may still be on a GPU."""
         self.step += 1
-        self.images += len(labels)
-        self.loss_sum += value * len(labels)
-        self.correct += _correct(logits, labels)
+        self.pending.append((value, correct, images))
 
-    def progress(self, began: float) -> dict[str, str]:
+    def settle(self, x: np.ndarray) -> None:
+        """Add the steps noted to the epoch's means; x is the last one's batch.
+
+        raises TrainingDiverged where a loss is not finite
+        """
+        first = self.step - len(self.pending)
+        for step, (value, correct, images) in enumerate(self.pending, first):
+            if not math.isfinite(value):
+                self.diverged(step, float(value), x)
+            self.images += images
+            self.loss_sum += float(value) * images
+            self.correct += int(correct)
+        self.pending = []
+
+    def progress(self, began: float) -> str:
         """What the bar shows beside the time left."""
+        if not self.images:
+            return ""
         seconds = self.seconds + time.perf_counter() - began
-        return {
-            "epoch": str(self.epoch + 1),
-            "loss": f"{self.loss_sum / self.images:.4f}",
-            "accuracy": f"{self.correct / self.images:.2%}",
-            "images/s": f"{self.images / seconds:,.0f}",
-        }
+        return (
+            f"loss {self.loss_sum / self.images:.3f}, accuracy {self.correct / self.images:.1%}, "
+            f"{self.images / seconds:,.0f} images/s"
+        )
 
     def diverged(self, step: int, value: float, x: np.ndarray) -> None:
         """Raise with the place where numbers stopped being finite."""
@@ -357,10 +384,13 @@ def _train_step(
     labels: np.ndarray,
     clip_norm: float | None,
 ) -> tuple[float, np.ndarray]:
-    """One step; returns the loss before it, and the logits. A loss that is not finite ends it."""
+    """One step; returns the loss before it, and the logits.
+
+    A loss that is not finite ends the step, if it is known: on a GPU it is a number to come.
+    """
     logits = model.forward(x, training=True)
     value = loss.forward(logits, labels)
-    if math.isfinite(value):
+    if not isinstance(value, float) or math.isfinite(value):
         model.backward(loss.backward(), need_dx=False)
         if clip_norm is not None:
             clip_gradients(model.parameters(), clip_norm)
@@ -383,17 +413,13 @@ def _check_data(model: Layer, **splits: Split | None) -> None:
             )
 
 
-def _correct(logits: np.ndarray, labels: np.ndarray) -> int:
-    return int((logits.argmax(axis=1) == labels).sum())
-
-
-def _bar(total: int, run: _Run, batch_size: int, train: Split, description: str) -> tqdm:
+def _bar(total: int, run: _Run, batch_size: int, train: Split) -> tqdm:
     steps_done = run.epoch * math.ceil(len(train.labels) / batch_size) + run.step
     return tqdm(
         total=total,
         initial=steps_done,
-        desc=description or None,
-        unit="step",
+        # As long as 80 columns take; steps a second say less than images a second.
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         dynamic_ncols=True,
         disable=None,  # silent where the output is no terminal
         leave=False,

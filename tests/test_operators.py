@@ -11,7 +11,7 @@ from cases import CASES, UPDATE_CASES, generator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchnet.backends import BACKENDS, OPERATORS, UPDATES, get_backend, reference
+from scratchnet.backends import BACKENDS, HELPERS, OPERATORS, UPDATES, get_backend, reference
 
 FUNCTIONS = [f"{op}_{way}" for op in OPERATORS for way in ("forward", "backward")] + [*UPDATES]
 FLOATS = (np.float32, np.float64)
@@ -61,9 +61,8 @@ def test_signature_is_that_of_the_reference(backend, function):
 
 @every_backend
 def test_backend_exports_what_is_listed_and_nothing_else(backend):
-    assert sorted(importlib.import_module(f"scratchnet.backends.{backend}").__all__) == sorted(
-        FUNCTIONS
-    )
+    exported = importlib.import_module(f"scratchnet.backends.{backend}").__all__
+    assert sorted(exported) == sorted([*FUNCTIONS, *HELPERS])
 
 
 # Right values

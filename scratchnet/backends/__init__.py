@@ -4,6 +4,10 @@ A backend is a package that exports the functions listed here, under the same na
 same signatures: each operator is a pair `<op>_forward`, `<op>_backward` of pure functions, and an
 update changes its arrays in place. To add an operator, list it here and write it in each package;
 the tests pick it up from the list.
+
+What else layers and training need of a backend are the few functions of HELPERS: they move arrays
+to where the backend computes and back, and do the small arithmetic between operators there.
+`host.py` has them for NumPy arrays.
 """
 
 import importlib
@@ -29,7 +33,22 @@ OPERATORS = (
     "softmax_cross_entropy",
 )
 UPDATES = ("sgd_update", "adam_update")
-BACKENDS = ("reference", "cpu")
+HELPERS = (
+    "to_device",
+    "to_host",
+    "pack",
+    "zeros_like",
+    "copy_into",
+    "update_each",
+    "inv_std_of",
+    "fold_norm",
+    "update_running",
+    "norm_of",
+    "scale_all",
+    "count_correct",
+)
+BACKENDS = ("reference", "cpu")  # those that run on any machine
+DEVICES = ("cpu", "cuda", "auto")
 
 
 class BackendError(RuntimeError):
@@ -37,7 +56,28 @@ class BackendError(RuntimeError):
 
 
 def get_backend(name: str) -> ModuleType:
-    """The backend of that name. Raises ValueError for another name."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    """The backend of that name.
+
+    raises ValueError for another name, BackendError with what is missing where it cannot run here
+    """
+    if name not in (*BACKENDS, "cuda"):
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, cuda, got {name!r}")
     return importlib.import_module(f"scratchnet.backends.{name}")
+
+
+def choose_backend(device: str) -> str:
+    """The backend for a device: "cpu", "cuda", or "auto", which is "cuda" where there is a GPU.
+
+    raises ValueError for another name, BackendError where "cuda" is asked for and cannot run
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    if device == "cpu":
+        return "cpu"
+    try:
+        get_backend("cuda")
+    except BackendError:
+        if device == "cuda":
+            raise
+        return "cpu"
+    return "cuda"

@@ -26,6 +26,15 @@ class Parameter:
         self.grad: np.ndarray | None = None
         self.trainable = trainable
 
+    @property
+    def ops(self):
+        """The functions of its backend."""
+        return backends.get_backend(self.backend)
+
+    def to_host(self) -> np.ndarray:
+        """The value as a NumPy array; a copy where it lives elsewhere."""
+        return self.ops.to_host(self.value)
+
     def __repr__(self) -> str:
         return f"Parameter({self.name}, {tuple(self.value.shape)}, {self.value.dtype})"
 
@@ -83,17 +92,27 @@ class Layer:
             yield self
 
     def to(self, backend: str) -> "Layer":
-        """Let another backend do the arithmetic: "reference", "cpu". Returns the layer.
+        """Let another backend do the arithmetic: "reference", "cpu" or "cuda". Returns the layer.
 
-        raises ValueError for an unknown name, BackendError where it cannot run here
+        The parameters move to where it computes. raises ValueError for an unknown name,
+        BackendError where it cannot run here
         """
-        backends.get_backend(backend)
-        self.backend = backend
-        for parameter in self.own:
-            parameter.backend = backend
-        for part in self.parts.values():
-            part.to(backend)
+        pack = backends.get_backend(backend).pack
+        parameters = self.parameters()
+        # Those that an optimizer walks over lie next to each other.
+        for trainable in (True, False):
+            alike = [p for p in parameters if p.trainable is trainable]
+            for parameter, value in zip(alike, pack([p.to_host() for p in alike]), strict=True):
+                if value is not parameter.value:
+                    parameter.value, parameter.grad = value, None
+                parameter.backend = backend
+        self._use(backend)
         return self
+
+    def _use(self, backend: str) -> None:
+        self.backend = backend
+        for part in self.parts.values():
+            part._use(backend)
 
     def astype(self, dtype: np.typing.DTypeLike) -> "Layer":
         """Convert every parameter: float32 to train, float64 to check. Returns the layer."""
@@ -104,16 +123,16 @@ class Layer:
 
     def state(self) -> dict[str, np.ndarray]:
         """Every parameter's value by name, running statistics included."""
-        return {p.name: p.value for p in self.parameters()}
+        return {p.name: p.to_host() for p in self.parameters()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Copy in what `state` of a like network returned.
 
         raises CheckpointError where names or shapes differ; then nothing is changed
         """
-        check_arrays("the network", state, self.state())
+        check_arrays("the network", state, {p.name: p.value for p in self.parameters()})
         for parameter in self.parameters():
-            parameter.value[...] = state[parameter.name]
+            parameter.ops.copy_into(parameter.value, state[parameter.name])
 
     def add_parts(self, parts: dict[str, "Layer"]) -> None:
         """Make these layers the parts, and put their names before those of their parameters."""

@@ -33,9 +33,8 @@ class BatchNorm(Layer):
         check_per_channel("BatchNorm", x, gamma=gamma)
         if not training:
             mean, inv_std = self.running_statistics()
-            return self.ops.channel_affine_forward(
-                x, gamma * inv_std, beta - gamma * inv_std * mean
-            )
+            scale, shift = self.ops.fold_norm(gamma, beta, mean, inv_std)
+            return self.ops.channel_affine_forward(x, scale, shift)
         y, mean, inv_std = self.ops.batchnorm_forward(x, gamma, beta, self.eps)
         self.x, self.mean, self.inv_std = x, mean, inv_std
         self.update_running(mean, inv_std)
@@ -50,16 +49,13 @@ class BatchNorm(Layer):
 
     def running_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """mean and inv_std (channels,) of the running statistics."""
-        variance = self.running_var.value
-        inv_std = (1 / np.sqrt(variance + self.eps)).astype(variance.dtype)
+        inv_std = self.ops.inv_std_of(self.running_var.value, self.eps)
         return self.running_mean.value, inv_std
 
     def update_running(self, mean: np.ndarray, inv_std: np.ndarray) -> None:
         """Let the running statistics follow those of a batch."""
-        variance = np.maximum(1 / np.square(inv_std) - self.eps, 0)
-        for running, batch in ((self.running_mean, mean), (self.running_var, variance)):
-            running.value *= self.momentum
-            running.value += (1 - self.momentum) * batch
+        running = self.running_mean.value, self.running_var.value
+        self.ops.update_running(*running, mean, inv_std, self.momentum, self.eps)
 
     def __repr__(self) -> str:
         return f"BatchNorm({self.channels}, momentum={self.momentum}, eps={self.eps})"

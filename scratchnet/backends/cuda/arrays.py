@@ -1,0 +1,226 @@
+"""Arrays that stay on the GPU, and the memory they come from.
+
+Kernels see every array flat; an `Array` is such memory with a shape. A reshape is then free, and a
+launch hands over one axis of strides instead of six.
+
+Memory is not given back when an array is gone but kept for the next one of its size, since asking
+the driver for some takes longer than most kernels, and a training step asks for the same sizes
+every time. All kernels run one after the other on one stream, so a buffer may be handed on while a
+kernel that reads it is still waiting. The price is memory that nobody uses until it runs short.
+"""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda
+
+_free: dict[tuple, list] = defaultdict(list)  # what nobody holds, by dtype and size
+
+
+class _Buffer:
+    """Holds device memory while an array needs it, then returns it to the free ones."""
+
+    __slots__ = ("memory", "key")
+
+    def __init__(self, key: tuple):
+        self.key = key
+        free = _free[key]
+        self.memory = free.pop() if free else _allocate(*key)
+
+    def __del__(self):
+        _free[self.key].append(self.memory)
+
+
+def _allocate(dtype: np.dtype, size: int) -> Any:
+    try:
+        return cuda.device_array(size, dtype)
+    except cuda.cudadrv.driver.CudaAPIError:
+        release_memory()
+        return cuda.device_array(size, dtype)
+
+
+def release_memory() -> None:
+    """Give the memory that no array holds back to the driver."""
+    _free.clear()
+
+
+class Array:
+    """A C-contiguous array in the GPU's memory.
+
+    shape, dtype    as in NumPy
+    memory          the numba.cuda array of one axis that kernels index
+    owner, start    what keeps the memory, and where in it the array begins
+    """
+
+    __slots__ = ("shape", "dtype", "memory", "owner", "start")
+
+    def __init__(self, shape: tuple, dtype: np.dtype, memory: Any, owner: Any, start: int = 0):
+        self.shape = shape
+        self.dtype = dtype
+        self.memory = memory
+        self.owner = owner
+        self.start = start
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def buffer(self) -> Any:
+        """The whole memory that this array is cut from, as a kernel takes it."""
+        return self.owner.memory if isinstance(self.owner, _Buffer) else self.memory
+
+    def __deepcopy__(self, memo: dict) -> "Array":
+        """A copy, beside the copies of the arrays that it shares a buffer with."""
+        if id(self.owner) not in memo:
+            copied = to_device(self.buffer.copy_to_host())
+            memo[id(self.owner)] = copied.owner
+        owner = memo[id(self.owner)]
+        memory = owner.memory
+        if memory.size != self.size:
+            memory = memory[self.start : self.start + self.size]
+        return Array(self.shape, self.dtype, memory, owner, self.start)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The memory itself, for PyTorch, CuPy and others: they see what later kernels write."""
+        interface = dict(self.memory.__cuda_array_interface__)
+        return interface | {"shape": self.shape, "strides": None}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __float__(self) -> float:
+        """The value of an array of one element; waits for the GPU."""
+        return float(to_host(self).reshape(()))
+
+    def __repr__(self) -> str:
+        return f"Array({self.shape}, {self.dtype}, on the GPU)"
+
+    def reshape(self, *shape: int) -> "Array":
+        """The same memory in another shape; one length may be -1."""
+        if len(shape) == 1 and isinstance(shape[0], tuple):
+            (shape,) = shape
+        if -1 in shape:
+            rest = math.prod(length for length in shape if length != -1)
+            shape = tuple(self.size // rest if length == -1 else length for length in shape)
+        if math.prod(shape) != self.size:
+            raise ValueError(f"cannot reshape {self.shape} into {shape}")
+        return Array(shape, self.dtype, self.memory, self.owner, self.start)
+
+    def astype(self, dtype: np.typing.DTypeLike) -> "Array":
+        """A copy of another dtype, converted on the host: for setting up, not for steps."""
+        return to_device(to_host(self).astype(dtype))
+
+
+def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> Array:
+    """An array of undefined contents."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    dtype = np.dtype(dtype)
+    size = math.prod(shape)
+    if size > LARGEST:
+        raise ValueError(f"arrays on the GPU hold at most {LARGEST} elements, got shape {shape}")
+    buffer = _Buffer((dtype, max(size, 1)))
+    return Array(shape, dtype, buffer.memory, buffer)
+
+
+def to_device(array: Any) -> Array:
+    """An array on the GPU: what is there already is taken as it is, a NumPy array is copied there.
+
+    Arrays of PyTorch, CuPy and Numba on the GPU come in without a copy, through
+    `__cuda_array_interface__`. raises ValueError where such an array is not C-contiguous
+    """
+    if isinstance(array, Array):
+        return array
+    if hasattr(array, "__cuda_array_interface__"):
+        return _borrowed(array)
+    array = np.ascontiguousarray(array)
+    on_device = empty(array.shape, array.dtype)
+    if array.size:
+        on_device.memory.copy_to_device(array.reshape(-1))
+    return on_device
+
+
+def _borrowed(array: Any) -> Array:
+    view = cuda.as_cuda_array(array)
+    if not view.is_c_contiguous():
+        raise ValueError(
+            f"arrays on the GPU must be C-contiguous, got shape {tuple(view.shape)} with strides "
+            f"{tuple(view.strides)}"
+        )
+    return Array(tuple(view.shape), np.dtype(view.dtype), view.reshape(view.size), array)
+
+
+def on_device(*arguments: Any) -> Any:
+    """Each argument as an `Array`, where it is an array of any kind; anything else as it is."""
+    found = tuple(to_device(a) if _is_foreign(a) else a for a in arguments)
+    return found if len(found) > 1 else found[0]
+
+
+def _is_foreign(argument: Any) -> bool:
+    if argument is None or isinstance(argument, Array):
+        return False
+    return isinstance(argument, np.ndarray) or hasattr(argument, "__cuda_array_interface__")
+
+
+def to_host(array: Any) -> Any:
+    """A NumPy copy of an array on the GPU, after every kernel before; others as they are."""
+    if not isinstance(array, Array):
+        return array
+    if not array.size:
+        return np.empty(array.shape, array.dtype)
+    return array.memory.copy_to_host().reshape(array.shape)
+
+
+def pack(arrays: Sequence[np.ndarray | Array]) -> list[Array]:
+    """Copies of the arrays, side by side in one buffer for each dtype.
+
+    A kernel can then walk over all of them. Each starts at a multiple of four elements, as load4
+    asks.
+    """
+    arrays = [np.ascontiguousarray(to_host(array)) for array in arrays]
+    packed: list[Array | None] = [None] * len(arrays)
+    for dtype in {array.dtype for array in arrays}:
+        alike = [i for i, array in enumerate(arrays) if array.dtype == dtype]
+        lengths = (-(-arrays[i].size // 4) * 4 for i in alike)
+        *starts, end = itertools.accumulate(lengths, initial=0)
+        joined = np.zeros(end, dtype)
+        for i, start in zip(alike, starts, strict=True):
+            joined[start : start + arrays[i].size] = arrays[i].reshape(-1)
+        whole = to_device(joined)
+        for i, start in zip(alike, starts, strict=True):
+            memory = whole.memory[start : start + arrays[i].size]
+            packed[i] = Array(arrays[i].shape, dtype, memory, whole.owner, start)
+    return packed
+
+
+def zeros_like(arrays: Sequence[Array]) -> list[Array]:
+    """Arrays of zeros, packed."""
+    return pack([np.zeros(array.shape, array.dtype) for array in arrays])
+
+
+def copy_into(array: Array, source: np.ndarray) -> None:
+    """Overwrite the array with a NumPy array of its shape."""
+    source = np.ascontiguousarray(source, array.dtype)
+    if source.shape != array.shape:
+        raise ValueError(f"cannot copy shape {source.shape} into {array.shape}")
+    array.memory.copy_to_device(source.reshape(-1))
+
+
+def synchronize() -> None:
+    """Wait until the GPU has done all that was asked of it."""
+    if not SIMULATED:
+        cuda.synchronize()

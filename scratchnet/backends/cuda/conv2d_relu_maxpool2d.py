@@ -1,0 +1,137 @@
+"""Convolution, ReLU and max pooling, the block of the report's networks, as one kernel.
+
+    y = maxpool2d(relu(conv2d(x, weight, bias)), size)
+
+For 2 x 2 cells the product numbers its rows cell by cell: rows 4p .. 4p + 3 are the four pixels of
+cell p. A thread's four neighbouring sums are then one cell, and the thread that made them keeps the
+largest: neither the convolution's output nor the ReLU's is ever in memory. Other sizes take two
+kernels, convolution with ReLU and a pooling that marks closed cells.
+
+Backward reads dy through pool and ReLU: pixel (i, j) of the convolution gets its cell's gradient if
+argmax names it, else 0. `size * size` names none.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from scratchnet.backends.cuda.arrays import Array, empty, on_device
+from scratchnet.backends.cuda.conv2d import (
+    Windows,
+    convolve,
+    gradients,
+    read_pixel,
+    weight_rows,
+    windows,
+)
+from scratchnet.backends.cuda.device import at, cuda, numba_type
+from scratchnet.backends.cuda.matrix_product import Matrix, multiply
+from scratchnet.backends.cuda.maxpool2d import pool
+from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
+from scratchnet.geometry import Padding, window_geometry
+
+
+def conv2d_relu_maxpool2d_forward(
+    x: Array, weight: Array, bias: Array | None, padding: Padding, size: int
+) -> tuple[Array, Array]:
+    """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y, argmax (N, Ho, Wo, O)."""
+    x, weight, bias = on_device(x, weight, bias)
+    op = "conv2d_relu_maxpool2d"
+    geometry = check_conv2d(op, x, weight, bias, 1, padding, 1)
+    sizes = windows(x, weight, geometry)
+    N = x.shape[0]
+    cells = check_pool2d(op, "x", (N, sizes.Ho, sizes.Wo, sizes.O), size, size, "valid")
+    if size != 2:
+        z = convolve(x, weight, bias, sizes, open_above_zero=True)
+        return pool(z, size, size, cells, mark_closed=True)
+    y = empty((N, cells.Ho, cells.Wo, sizes.O), x.dtype)
+    argmax = empty(y.shape, np.uint8)
+    out = (y, argmax) if bias is None else (y, argmax, bias)
+    multiply(
+        _windows_by_cell(sizes, x.dtype), weight_rows(sizes),
+        _store_cells(sizes.O, x.dtype, bias is not None), x.dtype, (x,), (weight,), out,
+        4 * y.size // sizes.O, sizes.O, sizes.K * sizes.K * sizes.C,
+    )  # fmt: skip
+    return y, argmax
+
+
+def conv2d_relu_maxpool2d_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    argmax: Array,
+    padding: Padding,
+    size: int,
+    need_dx: bool = True,
+) -> tuple[Array | None, Array, Array]:
+    """dy, argmax (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias."""
+    dy, x, weight, argmax = on_device(dy, x, weight, argmax)
+    op = "conv2d_relu_maxpool2d"
+    geometry = check_conv2d(op, x, weight, None, 1, padding, 1)
+    sizes = windows(x, weight, geometry)
+    cells = window_geometry(sizes.Ho, sizes.Wo, size, size)
+    check_like(op, "dy", dy, (x.shape[0], cells.Ho, cells.Wo, sizes.O), x.dtype)
+    check_argmax(op, argmax, dy.shape)
+    gradient = _through_pool(sizes, size, x.dtype)
+    return gradients((dy, argmax), gradient, x, weight, sizes, need_dx)
+
+
+@lru_cache
+def _windows_by_cell(sizes: Windows, dtype: np.dtype) -> Matrix:
+    """A[m, (u,v,c)], where row m is pixel m % 4 of cell m // 4."""
+    pixel = read_pixel(sizes, dtype)
+    Ho, Wo = sizes.Ho, sizes.Wo
+    cells_high, cells_wide = Ho // 2, Wo // 2
+
+    @cuda.jit(device=True)
+    def read(arrays, m, k, group):
+        cell, tap = m // 4, m % 4
+        row, column = cell // cells_wide, cell % cells_wide
+        n = row // cells_high
+        i = row % cells_high * 2 + tap // 2
+        j = column * 2 + tap % 2
+        return pixel(arrays[0], (n * Ho + i) * Wo + j, k, group)
+
+    return Matrix(read, along_k=True)
+
+
+@lru_cache
+def _store_cells(O: int, dtype: np.dtype, has_bias: bool) -> Callable:
+    """out = (y, argmax), or (y, argmax, bias). The first of tied pixels wins; a NaN always does."""
+    zero = numba_type(dtype)(0)
+
+    @cuda.jit(device=True)
+    def store(out, chunk, group, m, n, rows, M, N):
+        best, winner = rows[0], 0
+        for i in range(1, 4):
+            if rows[i] > best or rows[i] != rows[i]:
+                best, winner = rows[i], i
+        if has_bias:
+            best += out[2][at(n)]
+        if not best > 0:
+            winner = 4
+        if best <= 0:
+            best = zero
+        e = at(m // 4 * O + n)
+        out[0][e] = best
+        out[1][e] = winner
+
+    return store
+
+
+@lru_cache
+def _through_pool(sizes: Windows, size: int, dtype: np.dtype) -> Callable:
+    O = sizes.O
+    cells_high, cells_wide = sizes.Ho // size, sizes.Wo // size
+    zero = numba_type(dtype)(0)
+
+    @cuda.jit(device=True)
+    def gradient(arrays, n, i, j, o):
+        row, column = i // size, j // size
+        if row >= cells_high or column >= cells_wide:
+            return zero
+        e = at(((n * cells_high + row) * cells_wide + column) * O + o)
+        return arrays[0][e] if arrays[1][e] == i % size * size + j % size else zero
+
+    return gradient

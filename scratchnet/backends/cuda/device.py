@@ -1,0 +1,251 @@
+"""The one place that imports `numba.cuda`, and what kernels need that its targets do not share.
+
+Three targets run the same kernels: Numba's built-in one, the `numba-cuda` package that took over
+from it, and the simulator (NUMBA_ENABLE_CUDASIM=1, set before the first import), which runs each
+GPU thread as a thread of Python and checks every index. The simulator has no pointers and checks
+no types, so the four helpers below that reach beneath Numba exist twice: for a GPU as LLVM
+instructions, for the simulator as the Python that says the same.
+
+    load4, store4   four neighbours in memory as one 128-bit access; their first index is a multiple
+                    of 4, and every array starts at an address that allows it
+    staged          shared memory that load4 may read; see `staging`
+    uniform         the dropout generator, which wants 64-bit integers that wrap
+
+Arrays are indexed by `at(...)`, an unsigned 32-bit number: a signed one would pay at each access
+for Python's negative indices, and 64 bits cost twice the registers.
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from scratchnet.backends import BackendError
+
+_INSTALL = "pip install 'scratchnet[gpu]'"
+
+try:
+    import numba
+    from numba import cuda, float32, float64, uint32
+except ImportError as error:  # numba-cuda without its bindings
+    raise BackendError(
+        f"the cuda backend needs numba-cuda with its CUDA wheels ({error}): {_INSTALL}"
+    ) from error
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+# Blocks whose threads own one element, then the one a grid further on. An H200 keeps 2112 such
+# blocks busy; two blocks of 16 are enough for the simulator to have neighbours and a tail.
+THREADS = 16 if SIMULATED else 256
+MOST_BLOCKS = 2 if SIMULATED else 2112
+LARGEST = 2**31 - 1  # elements of an array: what `at` and signed sums of indices hold
+
+at = uint32
+_NUMBA_TYPES = {np.dtype(np.float32): float32, np.dtype(np.float64): float64}
+
+
+def require_gpu() -> None:
+    """Raises BackendError, with what is missing and what to install, where no kernel can run."""
+    if SIMULATED or cuda.is_available():
+        return
+    raise BackendError(
+        "the cuda backend needs an NVIDIA GPU with its driver and a CUDA toolkit, and Numba finds "
+        f"none here; on a machine with a GPU, {_INSTALL} brings the toolkit"
+    )
+
+
+def numba_type(dtype: np.dtype) -> Any:
+    """The type by which a kernel knows a dtype: it also converts numbers, `dtype(0)`."""
+    return _NUMBA_TYPES[np.dtype(dtype)]
+
+
+# Launches
+
+launches = 0  # kernels started by this process
+_configured: dict[tuple, Any] = {}
+
+
+def launch(kernel: Any, blocks: int | tuple, threads: int | tuple, *arguments: Any) -> None:
+    """Start a kernel on the default stream, which runs one after the other.
+
+    Arguments are `Array`s, tuples of them, and numbers. A configured kernel is kept: to configure
+    one anew costs more than some kernels take.
+    """
+    global launches
+    launches += 1
+    _start(kernel, blocks, threads, [_flat(argument) for argument in arguments])
+
+
+def launch_over(count: int, kernel: Any, *arguments: Any) -> None:
+    """Start a kernel whose threads share out `count` elements."""
+    blocks = min(-(-count // THREADS), MOST_BLOCKS)
+    launch(kernel, blocks, THREADS, *arguments, count)
+
+
+def _start(kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list) -> None:
+    if SIMULATED:  # where a kernel has one configuration, its last
+        kernel[blocks, threads](*arguments)
+        return
+    key = kernel, blocks, threads
+    configured = _configured.get(key)
+    if configured is None:
+        configured = _configured[key] = kernel[blocks, threads]
+    configured(*arguments)
+
+
+def _flat(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        return tuple(array.memory for array in argument)
+    return getattr(argument, "memory", argument)
+
+
+# What reaches beneath Numba
+
+if SIMULATED:
+
+    def load4(array, index):
+        return array[index], array[index + 1], array[index + 2], array[index + 3]
+
+    def store4(array, index, a, b, c, d):
+        array[index], array[index + 1], array[index + 2], array[index + 3] = a, b, c, d
+
+    def uniform(seed, element):
+        mask = 2**64 - 1
+        z = (int(seed) + (int(element) + 1) * 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+else:
+    from llvmlite import ir
+    from numba import types, uint64
+    from numba.core import cgutils
+
+    if cuda.implementation == "NVIDIA":
+        from numba.cuda.extending import intrinsic
+    else:
+        from numba.core.extending import intrinsic
+
+    _SHARED = 3  # LLVM's address space
+    _stages = itertools.count()
+
+    def _vector_pointer(context, builder, array_type, array, index_type, index):
+        """The address of four elements, their LLVM type and the alignment in bytes to rely on."""
+        data = context.make_array(array_type)(context, builder, array).data
+        index = context.cast(builder, index, index_type, types.uint64)
+        vector = ir.VectorType(context.get_data_type(array_type.dtype), 4)
+        pointer = builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
+        return pointer, vector, 16
+
+    @intrinsic
+    def load4(typingctx, array, index):
+        signature = types.UniTuple(array.dtype, 4)(array, index)
+
+        def generate(context, builder, signature, arguments):
+            array_type, index_type = signature.args
+            array, index = arguments
+            pointer, _, alignment = _vector_pointer(
+                context, builder, array_type, array, index_type, index
+            )
+            vector = builder.load(pointer)
+            vector.align = alignment
+            lanes = [builder.extract_element(vector, _lane(i)) for i in range(4)]
+            return context.make_tuple(builder, signature.return_type, lanes)
+
+        return signature, generate
+
+    @intrinsic
+    def store4(typingctx, array, index, a, b, c, d):
+        signature = types.void(array, index, *[array.dtype] * 4)
+
+        def generate(context, builder, signature, arguments):
+            array_type, index_type = signature.args[:2]
+            array, index, *lanes = arguments
+            pointer, vector, alignment = _vector_pointer(
+                context, builder, array_type, array, index_type, index
+            )
+            value = ir.Constant(vector, ir.Undefined)
+            for i, lane in enumerate(lanes):
+                value = builder.insert_element(value, lane, _lane(i))
+            builder.store(value, pointer).align = alignment
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    def _lane(i):
+        return ir.Constant(ir.IntType(32), i)
+
+    @cuda.jit(device=True)
+    def uniform(seed, element):
+        """Number `element` of the stream `seed`, as `reference/dropout.py` defines it."""
+        z = uint64(seed + uint64(element + 1) * uint64(0x9E3779B97F4A7C15))
+        z = uint64((z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9))
+        z = uint64((z ^ (z >> uint64(27))) * uint64(0x94D049BB133111EB))
+        z = z ^ (z >> uint64(31))
+        return float64(z >> uint64(11)) * 2.0**-53
+
+
+@lru_cache
+def staging(size: int, dtype: Any) -> Callable:
+    """A function for kernels that returns this block's shared array of `size` elements.
+
+    Numba aligns shared arrays to one element; these start where load4 may read. A kernel calls one
+    such function once: in the simulator a second call returns the same memory.
+    """
+    if SIMULATED:
+        return cuda.jit(device=True)(lambda: cuda.shared.array(size, dtype))
+    name = f"scratchnet_stage_{next(_stages)}"
+
+    @intrinsic
+    def staged(typingctx):
+        signature = types.Array(dtype, 1, "C")()
+
+        def generate(context, builder, signature, arguments):
+            element = context.get_data_type(dtype)
+            content = ir.ArrayType(element, size)
+            memory = cgutils.add_global_variable(builder.module, content, name, _SHARED)
+            memory.align = 16
+            memory.initializer = ir.Constant(content, ir.Undefined)
+            array = context.make_array(signature.return_type)(context, builder)
+            itemsize = context.get_constant(types.intp, dtype.bitwidth // 8)
+            context.populate_array(
+                array,
+                data=builder.addrspacecast(memory, array.data.type, "generic"),
+                shape=[context.get_constant(types.intp, size)],
+                strides=[itemsize],
+                itemsize=itemsize,
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return signature, generate
+
+    return staged
+
+
+@cuda.jit(device=True)
+def load1(array, index):
+    """`load4` where channels do not come in fours."""
+    return (array[index],)
+
+
+@cuda.jit(device=True)
+def store_vector1(array, index, values, first):
+    array[index] = values[first]
+
+
+@cuda.jit(device=True)
+def store_vector4(array, index, values, first):
+    """Four neighbours of a local array to memory, at once."""
+    store4(array, index, values[first], values[first + 1], values[first + 2], values[first + 3])
+
+
+def describe() -> str:
+    """The target and, where there is one, the GPU, in a line."""
+    if SIMULATED:
+        return f"Numba {numba.__version__}, simulator"
+    gpu = cuda.get_current_device()
+    name = gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name
+    return f"Numba {numba.__version__}, {cuda.implementation} target, {name}"

@@ -1,0 +1,351 @@
+"""An involution with the kernels that it generates; the equations stand in `backends/reference/`.
+
+    h = p @ reduce_weight + reduce_bias          one tiled product
+    mean, inv_std of h                           two launches, see `channels.py`
+    y = involution(x, relu(norm(h)) @ span_weight + span_bias)
+
+The last line is one kernel. It is the involution's own (`involution.py`), told to make its weights
+instead of reading them: the block normalises the C / r numbers of its pixels into shared memory,
+and its threads multiply them with span_weight, each for one tap and some pixels, straight into the
+stage. K * K * G numbers for every pixel are never in memory, which at K = 7 is 3.7 times less
+traffic. Backward makes them again for dx. There the block's halo is made twice, at its edges.
+
+Not so for large C: making weights is C / 64 times the work of using them, and a tiled product does
+it with fewer reads than a stage can. Above FUSED_CHANNELS the kernels are a product and go through
+memory. The gradient of the kernels goes through memory either way: both of what becomes of it,
+dt = dkernel @ span_weight.T and dspan = t.T @ dkernel, are matrix products too.
+
+t, dz and dh are never written by themselves: the products read h and what is left of its gradient
+through norm and ReLU.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from scratchnet.backends.cuda.arrays import Array, empty, on_device
+from scratchnet.backends.cuda.avgpool2d import avgpool2d_forward
+from scratchnet.backends.cuda.batchnorm import input_gradient, normalized_and_gradient
+from scratchnet.backends.cuda.channels import moments, sums_over_rows
+from scratchnet.backends.cuda.dense import (
+    columns_and_ones,
+    dense_forward,
+    rows_of,
+    rows_of_factor,
+    transposed,
+)
+from scratchnet.backends.cuda.device import SIMULATED, at, cuda, numba_type
+from scratchnet.backends.cuda.involution import (
+    READ,
+    Block,
+    Fill,
+    Sizes,
+    aggregate,
+    image_gradient,
+    kernel_gradient,
+    sizes_of,
+)
+from scratchnet.backends.cuda.matrix_product import Matrix, multiply, multiply_long, store_rows
+from scratchnet.checks import check_generated_involution, check_like
+
+FUSED_CHANNELS = 16 if SIMULATED else 128
+
+
+def generated_involution_forward(
+    x: Array,
+    reduce_weight: Array,
+    reduce_bias: Array | None,
+    gamma: Array,
+    beta: Array,
+    span_weight: Array,
+    span_bias: Array,
+    K: int,
+    stride: int,
+    dilation: int,
+    eps: float,
+    mean: Array | None = None,
+    inv_std: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """x (N, H, W, C)  ->  y (N, Ho, Wo, C), mean, inv_std; all shapes as in the reference."""
+    x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, mean, inv_std = on_device(
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, mean, inv_std
+    )
+    sizes = _sizes(
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
+    h = _reduced(x, reduce_weight, reduce_bias, stride)[1]
+    if mean is None:
+        mean, inv_std = moments(h, eps)
+    branch = h, gamma, beta, mean, inv_std, span_weight, span_bias
+    fill, source = _weights(branch, sizes)
+    return aggregate(x, sizes, fill, source), mean, inv_std
+
+
+def generated_involution_backward(
+    dy: Array,
+    x: Array,
+    reduce_weight: Array,
+    reduce_bias: Array | None,
+    gamma: Array,
+    beta: Array,
+    span_weight: Array,
+    span_bias: Array,
+    mean: Array,
+    inv_std: Array,
+    K: int,
+    stride: int,
+    dilation: int,
+    need_dx: bool = True,
+) -> tuple[Array | None, ...]:
+    """dy like y  ->  dx like x (None where need_dx is False), dreduce_weight, dreduce_bias, dgamma,
+    dbeta, dspan_weight, dspan_bias."""
+    dy, x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, mean, inv_std = (
+        on_device(
+            dy, x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, mean, inv_std
+        )
+    )
+    sizes = _sizes(
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
+    C, (hidden, taps) = sizes.C, span_weight.shape[2:]
+    check_like("generated_involution", "dy", dy, (x.shape[0], sizes.Ho, sizes.Wo, C), x.dtype)
+    dtype = x.dtype
+    p, h = _reduced(x, reduce_weight, reduce_bias, stride)
+    pixels = h.size // hidden
+    norm = gamma, beta, mean, inv_std
+
+    dkernel = kernel_gradient(dy, x, sizes)
+    dspan_weight, dspan_bias = multiply_long(
+        _activated_columns_and_ones(hidden, dtype), rows_of_factor(taps), dtype,
+        (h, *norm), (dkernel,), (hidden, 1), taps, pixels,
+    )  # fmt: skip
+    dz = empty(h.shape, dtype)
+    multiply(
+        rows_of(taps), transposed(taps), _store_open(hidden, dtype), dtype,
+        (dkernel,), (span_weight,), (dz, h, *norm), pixels, hidden, taps,
+    )  # fmt: skip
+    dgamma, dbeta = sums_over_rows(normalized_and_gradient, (dz, h), hidden, (mean, inv_std))
+    statistics = gamma, mean, inv_std, dgamma, dbeta
+    dh = dz, h, *statistics
+    dreduce_weight, dreduce_bias = multiply_long(
+        columns_and_ones(C, dtype), _gradient_rows(hidden, dtype), dtype,
+        (p,), dh, (C, 1), hidden, pixels,
+    )  # fmt: skip
+    dx = None
+    if need_dx:
+        dp = empty(p.shape, dtype)
+        multiply(
+            _gradient_factor(hidden, dtype), transposed(hidden), store_rows(C, dtype), dtype,
+            dh, (reduce_weight,), (dp,), pixels, C, hidden,
+        )  # fmt: skip
+        fill, source = _weights((h, *norm, span_weight, span_bias), sizes)
+        dx = image_gradient(dy, x.shape, sizes, fill, source, also=dp)
+    return (
+        dx,
+        dreduce_weight.reshape(reduce_weight.shape),
+        dreduce_bias,
+        dgamma,
+        dbeta,
+        dspan_weight.reshape(span_weight.shape),
+        dspan_bias,
+    )
+
+
+def _sizes(
+    x: Array,
+    reduce_weight: Array,
+    reduce_bias: Array | None,
+    gamma: Array,
+    beta: Array,
+    span_weight: Array,
+    span_bias: Array,
+    K: int,
+    stride: int,
+    dilation: int,
+    mean: Array | None,
+    inv_std: Array | None,
+) -> Sizes:
+    geometry = check_generated_involution(
+        x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
+        mean, inv_std,
+    )  # fmt: skip
+    return sizes_of(x, span_weight.shape[3] // K**2, K, stride, dilation, geometry)
+
+
+def _reduced(
+    x: Array, reduce_weight: Array, reduce_bias: Array | None, stride: int
+) -> tuple[Array, Array]:
+    """p, the image averaged over cells, and h, its channels reduced."""
+    p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
+    return p, dense_forward(p, reduce_weight.reshape(reduce_weight.shape[2:]), reduce_bias)
+
+
+def _weights(branch: tuple[Array, ...], sizes: Sizes) -> tuple[Fill, tuple[Array, ...]]:
+    """Where the involution finds its weights: made on the spot, or from memory for large C."""
+    h, gamma, beta, mean, inv_std, span_weight, span_bias = branch
+    hidden, taps = span_weight.shape[2:]
+    if sizes.C <= FUSED_CHANNELS:
+        return _make_weights(hidden), branch
+    N = h.shape[0]
+    kernel = empty((N, sizes.Ho, sizes.Wo, sizes.G, sizes.K, sizes.K), h.dtype)
+    multiply(
+        _activated_rows(hidden, h.dtype), rows_of_factor(taps), store_rows(taps, h.dtype, True),
+        h.dtype, (h, gamma, beta, mean, inv_std), (span_weight,), (kernel, span_bias),
+        h.size // hidden, taps, hidden,
+    )  # fmt: skip
+    return READ, (kernel,)
+
+
+@cuda.jit(device=True)
+def _normalized(h, gamma, beta, mean, inv_std):
+    return gamma * (h - mean) * inv_std + beta
+
+
+@lru_cache
+def _activation(dtype: Any) -> Callable:
+    """t = relu(norm(h)) of element e, which is hidden channel k. A NaN stays one."""
+    zero = dtype(0)
+
+    @cuda.jit(device=True)
+    def activated(branch, e, k):
+        z = _normalized(branch[0][e], branch[1][k], branch[2][k], branch[3][k], branch[4][k])
+        return zero if z <= 0 else z
+
+    return activated
+
+
+@lru_cache
+def _make_weights(hidden: int) -> Fill:
+    """Weights made in the stage: span_bias[g,tap] + sum_k t[pixel,k] * span_weight[k,(g,tap)].
+
+    Behind the weights the stage holds t, pixel by pixel for each k. A thread makes one tap's weight
+    for `together` pixels, so that it reads span_weight once for all of them.
+    """
+
+    @lru_cache
+    def make(
+        sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int, row_of: Callable
+    ) -> Callable:
+        Wo, G, K = sizes.Wo, sizes.G, sizes.K
+        groups, threads = block.groups, block.count
+        pixels = block.rows * wide
+        together = next(n for n in (8, 4, 2, 1) if pixels % n == 0)
+        first_t = pixels * groups * taps
+        activated = _activation(dtype)
+        zero = dtype(0)
+
+        @cuda.jit(device=True)
+        def fill(stage, branch, first_row, rows, first_j, first_g, u, t):
+            sums = cuda.local.array(together, dtype)
+            for e in range(t, pixels * hidden, threads):
+                k, pixel = e % hidden, e // hidden
+                j = first_j + pixel % wide
+                row = row_of(first_row + pixel // wide, rows, u)
+                value = zero
+                if row >= 0 and j >= 0 and j < Wo:
+                    value = activated(branch, at((row * Wo + j) * hidden + k), at(k))
+                stage[at(first_t + k * pixels + pixel)] = value
+            cuda.syncthreads()
+            for e in range(t, pixels // together * groups * taps, threads):
+                column, first = e % (groups * taps), e // (groups * taps) * together
+                g, tap = first_g + column // taps, column % taps
+                if g < G:
+                    k_th = g * K * K + u * K + tap
+                    bias = branch[6][at(k_th)]
+                    for i in range(together):
+                        sums[i] = bias
+                    for k in range(hidden):
+                        weight = branch[5][at(k * G * K * K + k_th)]
+                        for i in range(together):
+                            sums[i] += weight * stage[at(first_t + k * pixels + first + i)]
+                    for i in range(together):
+                        stage[at((first + i) * groups * taps + column)] = sums[i]
+
+        return fill
+
+    return Fill(make, lambda block, wide: block.rows * wide * hidden)
+
+
+@lru_cache
+def _activated_rows(hidden: int, dtype: np.dtype) -> Matrix:
+    """A[pixel, k] = t."""
+    activated = _activation(numba_type(dtype))
+
+    @cuda.jit(device=True)
+    def read(arrays, m, k, group):
+        return activated(arrays, at(m * hidden + k), at(k))
+
+    return Matrix(read, along_k=True)
+
+
+@lru_cache
+def _activated_columns_and_ones(hidden: int, dtype: np.dtype) -> Matrix:
+    """A[k, pixel] = t, and a row of ones below, whose product is dspan_bias."""
+    activated = _activation(numba_type(dtype))
+    one = numba_type(dtype)(1)
+
+    @cuda.jit(device=True)
+    def read(arrays, m, k, group):
+        if m == hidden:
+            return one
+        return activated(arrays, at(k * hidden + m), at(m))
+
+    return Matrix(read, along_k=False)
+
+
+@lru_cache
+def _store_open(hidden: int, dtype: np.dtype) -> Callable:
+    """dz = dt where the ReLU let its pixel through; out = (dz, h, gamma, beta, mean, inv_std)."""
+    zero = numba_type(dtype)(0)
+
+    @cuda.jit(device=True)
+    def store(out, chunk, group, m, n, rows, M, N):
+        for i in range(4):
+            if m + i < M:
+                e, k = at((m + i) * hidden + n), at(n)
+                z = _normalized(out[1][e], out[2][k], out[3][k], out[4][k], out[5][k])
+                out[0][e] = rows[i] if z > 0 else zero
+
+    return store
+
+
+@lru_cache
+def _input_gradient(hidden: int, dtype: np.dtype) -> Callable:
+    """dh of a pixel's hidden channel k, from (dz, h, gamma, mean, inv_std, dgamma, dbeta)."""
+    number = numba_type(dtype)
+
+    @cuda.jit(device=True)
+    def gradient(arrays, pixel, k):
+        dz, h, gamma, mean, inv_std, dgamma, dbeta = arrays
+        e, pixels = at(pixel * hidden + k), number(dz.size // hidden)
+        return input_gradient(dz[e], h[e], (gamma, mean, inv_std, dgamma, dbeta), at(k), pixels)
+
+    return gradient
+
+
+@lru_cache
+def _gradient_factor(hidden: int, dtype: np.dtype) -> Matrix:
+    """A[pixel, k] = dh."""
+    gradient = _input_gradient(hidden, dtype)
+
+    @cuda.jit(device=True)
+    def read(arrays, m, k, group):
+        return gradient(arrays, m, k)
+
+    return Matrix(read, along_k=True)
+
+
+@lru_cache
+def _gradient_rows(hidden: int, dtype: np.dtype) -> Matrix:
+    """B[pixel, k] = dh."""
+    gradient = _input_gradient(hidden, dtype)
+
+    @cuda.jit(device=True)
+    def read(arrays, k, n, group):
+        return gradient(arrays, k, n)
+
+    return Matrix(read, along_k=False)
