@@ -57,14 +57,22 @@ def splat(typing_context, number, lanes):
     vector = Vector(number, lanes.literal_value)
 
     def generate(context, builder, signature, arguments):
-        kind = context.get_value_type(vector)
-        one = builder.insert_element(
-            ir.Constant(kind, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0)
-        )
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), [0] * vector.lanes)
-        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), mask)
+        return _splat(context, builder, vector, arguments[0])
 
     return vector(number, lanes), generate
+
+
+@intrinsic(prefer_literal=True)
+def broadcast(typing_context, array, index, lanes):
+    """array[index] in every lane; lanes is a constant."""
+    vector = Vector(array.dtype, lanes.literal_value)
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        number = builder.load(builder.gep(data, [arguments[1]]))
+        return _splat(context, builder, vector, number)
+
+    return vector(array, types.intp, lanes), generate
 
 
 @intrinsic
@@ -128,6 +136,12 @@ def lane_sum(typing_context, vector):
         return total
 
     return vector.element(vector), generate
+
+
+def _splat(context, builder, vector, number):
+    undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
+    one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, undefined, _constant_mask([0] * vector.lanes))
 
 
 def _pointer(context, builder, signature, arguments, vector):
