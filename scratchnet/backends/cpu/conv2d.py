@@ -84,7 +84,7 @@ def conv2d_backward(
             dweight, dbias = winograd_correlate(x, dy, geometry)
         else:
             dweight, dbias = correlate(x, dy, K, stride, dilation, geometry)
-        dx = _turned(dy, weight, x.shape, dilation, geometry) if need_dx else None
+        dx = input_gradient(dy, weight, x.shape, dilation, geometry) if need_dx else None
         return dx, dweight, dbias
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     matrices = _group_matrices(weight, x.shape[3])
@@ -106,21 +106,31 @@ def conv2d_backward(
     return dx, np.ascontiguousarray(dweight).reshape(weight.shape), dy.sum(axis=(0, 1, 2))
 
 
-def _turned(
+def input_gradient(
     dy: np.ndarray, weight: np.ndarray, x_shape: tuple, dilation: int, geometry: Geometry
 ) -> np.ndarray:
     """dx for stride 1: dx[r] = sum_u dy[r + top - u * dilation] * weight[u], a convolution."""
+    turned, (H, W, *padding) = turn(weight, x_shape, dilation, geometry)
+    top, bottom, left, right = padding
+    # Where the padding was wider than the window reaches, the outer outputs met no pixel.
+    dy = dy[:, max(-top, 0) : geometry.Ho + min(bottom, 0)]
+    dy = dy[:, :, max(-left, 0) : geometry.Wo + min(right, 0)]
+    inverse = Geometry(H, W, *(max(pixels, 0) for pixels in padding))
+    if dilation == 1:
+        return convolve_plain(dy, turned, None, inverse, relu=False)
+    return convolve(dy, turned, None, 1, dilation, inverse, relu=False)
+
+
+def turn(
+    weight: np.ndarray, x_shape: tuple, dilation: int, geometry: Geometry
+) -> tuple[np.ndarray, Geometry]:
+    """The kernel turned by half a turn, C and O swapped, and where it meets dy to give dx."""
     _, H, W, _ = x_shape
     reach = dilation * (weight.shape[0] - 1)
     top, left = reach - geometry.top, reach - geometry.left
     bottom, right = H + reach - geometry.Ho - top, W + reach - geometry.Wo - left
     turned = np.ascontiguousarray(weight[::-1, ::-1].swapaxes(2, 3))
-    inverse = Geometry(H, W, max(top, 0), max(bottom, 0), max(left, 0), max(right, 0))
-    dy = dy[:, max(-top, 0) : geometry.Ho + min(bottom, 0)]
-    dy = dy[:, :, max(-left, 0) : geometry.Wo + min(right, 0)]
-    if dilation == 1:
-        return convolve_plain(dy, turned, None, inverse, relu=False)
-    return convolve(dy, turned, None, 1, dilation, inverse, relu=False)
+    return turned, Geometry(H, W, top, bottom, left, right)
 
 
 def convolve_plain(

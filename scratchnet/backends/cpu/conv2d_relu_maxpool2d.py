@@ -4,34 +4,36 @@
 
 Forward: a band of `size` rows is convolved into scratch and pooled from there, so that the arrays
 in between never reach memory. Backward: of the size * size pixels of a cell one has a gradient, and
-none where the ReLU was closed. Both gradients are therefore sums over the winners alone, at a
-quarter or less of the multiply-adds of a dense convolution:
+none where the ReLU was closed. dweight is therefore a sum over the winners alone, at a quarter or
+less of the multiply-adds of a dense convolution:
 
-    dweight[u,v,:,o]   += dy[n,i,j,o] * x[n, r + u, s + v, :]     (r, s) the first pixel of the
-    dx[n, r+u, s+v, :] += dy[n,i,j,o] * weight[u,v,:,o]           window of the winner of n,i,j,o
+    dweight[u,v,:,o] += dy[n,i,j,o] * x[n, r + u, s + v, :]
 
-The vectors run over the channels of x. Images are shared out among the threads, for dweight in
-CHUNKS sums that are added in order: the bits do not depend on the number of threads.
+where (r, s) is the first pixel of the window of the winner of n, i, j, o. The vectors run over the
+channels of x, so it takes a vector of them; with fewer, dz is spread out in the cache, as it is for
+dx. Images are shared out among the threads, for dweight in CHUNKS sums that are added in order: the
+bits do not depend on the number of threads.
 """
 
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.conv2d import conv2d_backward
+from scratchnet.backends.cpu.conv2d import input_gradient, turn
 from scratchnet.backends.cpu.direct import (
     CHUNKS,
     column_panels,
     convolve_band,
+    correlate,
     image_tables,
     pad_image,
     padded_shape,
 )
 from scratchnet.backends.cpu.memory import empty, zeros
-from scratchnet.backends.cpu.pooling import pool_band
+from scratchnet.backends.cpu.pooling import pool_band, spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, VECTOR_BYTES, scaled_tile
 from scratchnet.backends.cpu.winograd import suits, winograd_convolve
 from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
-from scratchnet.geometry import Padding
+from scratchnet.geometry import Geometry, Padding
 
 
 def conv2d_relu_maxpool2d_forward(
@@ -90,7 +92,7 @@ def _forward(
             convolve_band(
                 image.reshape(-1), pixels, first, last, taps, run, panels, width, z.reshape(-1)
             )
-            pool_band(z, z_width, bias, size, y[n, i], argmax[n, i])
+            pool_band(z, z_width, width // 2, bias, size, y[n, i], argmax[n, i])
 
 
 def conv2d_relu_maxpool2d_backward(
@@ -115,59 +117,71 @@ def conv2d_relu_maxpool2d_backward(
     check_argmax(op, argmax, dy.shape)
     x, dy, argmax = map(np.ascontiguousarray, (x, dy, argmax))
     lanes = VECTOR_BYTES // x.itemsize
+    dx = _dx(dy, argmax, weight, x.shape, geometry, size) if need_dx else None
     if K != 3 or C % lanes:
-        dz = empty((N, geometry.Ho, geometry.Wo, O), x.dtype)
-        _spread(dy, argmax, size, dz)
-        return conv2d_backward(dz, x, weight, 1, padding, need_dx=need_dx)
+        return dx, *correlate(x, dy, K, 1, 1, geometry, argmax, size)
     image_shape = padded_shape(x, geometry)
     tap = np.arange(size * size)
     cell_taps = (tap // size * image_shape[1] + tap % size) * C
     window = np.arange(K * K)
     window_taps = (window // K * image_shape[1] + window % K) * C
-    by_output = np.ascontiguousarray(weight.reshape(K * K * C, O).T)
     threads = get_num_threads()
-    longest = max(pooled.Ho * pooled.Wo, size * size)
+    cells = pooled.Ho * pooled.Wo
     dweights = zeros((CHUNKS, O, K * K, C), x.dtype)
     dbiases = zeros((CHUNKS, O), x.dtype)
-    dx = empty(x.shape if need_dx else (0, *x.shape[1:]), x.dtype)
-    _backward(
-        dy, x, by_output.reshape(-1), argmax, geometry.top, geometry.left, size, lanes,
+    _sum_winners(
+        dy, x, argmax, geometry.top, geometry.left, size, lanes,
         cell_taps, window_taps, window * C,
-        empty((threads, 2, *image_shape), x.dtype),
-        empty((threads, O * longest), x.dtype),
-        empty((threads, O * longest), np.int64),
-        empty((threads, max(O, size * size)), np.int64),
-        dx, dweights, dbiases,
+        empty((threads, *image_shape), x.dtype),
+        empty((threads, O * cells), x.dtype),
+        empty((threads, O * cells), np.int64),
+        empty((threads, O), np.int64),
+        dweights, dbiases,
     )  # fmt: skip
     dweight = dweights.sum(axis=0).reshape(O, K * K * C).T.reshape(weight.shape)
-    return (dx if need_dx else None), np.ascontiguousarray(dweight), dbiases.sum(axis=0)
+    return dx, np.ascontiguousarray(dweight), dbiases.sum(axis=0)
+
+
+def _dx(
+    dy: np.ndarray,
+    argmax: np.ndarray,
+    weight: np.ndarray,
+    x_shape: tuple,
+    geometry: Geometry,
+    size: int,
+) -> np.ndarray:
+    """A convolution of dz, which Winograd's form spreads out image by image."""
+    turned, inverse = turn(weight, x_shape, 1, geometry)
+    if suits(dy, turned, inverse) and min(inverse[2:]) >= 0:
+        return winograd_convolve(dy, turned, None, inverse, False, argmax=argmax, size=size)[0]
+    dz = empty((dy.shape[0], geometry.Ho, geometry.Wo, dy.shape[3]), dy.dtype)
+    _spread(dy, argmax, VECTOR_BYTES // dy.itemsize, size, dz)
+    return input_gradient(dz, weight, x_shape, 1, geometry)
 
 
 @njit(parallel=True, cache=True)
-def _backward(
-    dy, x, weight, argmax, top, left, size, lanes, cell_taps, window_taps, weight_taps,
-    images, value_lists, start_lists, count_lists, dx, dweights, dbiases,
+def _spread(dy, argmax, lanes, size, dz):
+    """Each image belongs to one thread."""
+    for n in prange(dy.shape[0]):
+        spread_image(dy[n], argmax[n], lanes, size, 0, 0, dz[n])
+
+
+@njit(parallel=True, cache=True)
+def _sum_winners(
+    dy, x, argmax, top, left, size, lanes, cell_taps, window_taps, weight_taps,
+    images, value_lists, start_lists, count_lists, dweights, dbiases,
 ):  # fmt: skip
     """Each chunk of images belongs to one thread, with its sums of dweight and dbias."""
     N = x.shape[0]
     for chunk in prange(CHUNKS):
         thread = get_thread_id()
-        image, dimage = images[thread, 0], images[thread, 1]
-        values, starts, counts = value_lists[thread], start_lists[thread], count_lists[thread]
         for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
-            pad_image(x[n], top, left, image)
+            pad_image(x[n], top, left, images[thread])
             _add_dweight(
-                dy[n], argmax[n], image, size, lanes, cell_taps, window_taps, weight_taps,
-                values, starts, counts, dweights[chunk].reshape(-1), dbiases[chunk],
+                dy[n], argmax[n], images[thread], size, lanes, cell_taps, window_taps, weight_taps,
+                value_lists[thread], start_lists[thread], count_lists[thread],
+                dweights[chunk].reshape(-1), dbiases[chunk],
             )  # fmt: skip
-            if dx.shape[0] > 0:
-                dimage[:] = 0
-                _add_dx(
-                    dy[n], argmax[n], weight, size, lanes, cell_taps, window_taps, weight_taps,
-                    values, starts, counts, dimage,
-                )  # fmt: skip
-                for r in range(dx.shape[1]):
-                    dx[n, r] = dimage[top + r, left : left + dx.shape[2]]
 
 
 @njit(cache=True)
@@ -200,46 +214,3 @@ def _add_dweight(
                 values, starts, first, last, pixels, c, window_taps,
                 dweight, o * weight_taps.size * C + c, weight_taps, 9, 1,
             )  # fmt: skip
-
-
-@njit(cache=True)
-def _add_dx(
-    dy, argmax, weight, size, lanes, cell_taps, window_taps, weight_taps,
-    values, starts, counts, dimage,
-):  # fmt: skip
-    """The winners at each tap of a cell, then their weights, scaled, into the tap's window."""
-    Ho, Wo, O = dy.shape
-    _, Wp, C = dimage.shape
-    pixels = dimage.reshape(-1)
-    for i in range(Ho):
-        for j in range(Wo):
-            counts[: size * size] = 0
-            for o in range(O):
-                tap = argmax[i, j, o]
-                kept = min(tap, size * size - 1)
-                at = kept * O + counts[kept]
-                values[at] = dy[i, j, o]
-                starts[at] = o * weight_taps.size * C
-                counts[kept] += tap < size * size
-            for tap in range(size * size):
-                pixel = (i * Wp + j) * size * C + cell_taps[tap]
-                for c in range(0, C, lanes):
-                    scaled_tile(
-                        values, starts, tap * O, tap * O + counts[tap], weight, c, weight_taps,
-                        pixels, pixel + c, window_taps, 9, 1,
-                    )  # fmt: skip
-
-
-@njit(parallel=True, cache=True)
-def _spread(dy, argmax, size, dz):
-    """dz = dy at the winning tap of each cell, 0 elsewhere. Each image belongs to one thread."""
-    N, Ho, Wo, O = dy.shape
-    for n in prange(N):
-        dz[n] = 0
-        for i in range(Ho):
-            for j in range(Wo):
-                for u in range(size):
-                    for v in range(size):
-                        row = dz[n, i * size + u, j * size + v]
-                        for o in range(O):
-                            row[o] = dy[n, i, j, o] if argmax[n, i, j, o] == u * size + v else 0

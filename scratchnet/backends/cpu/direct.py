@@ -16,10 +16,12 @@ import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
 from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.backends.cpu.pooling import spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, product_tile
 from scratchnet.geometry import Geometry
 
 CHUNKS = 8  # sums of dweight that images are shared out to, however many threads there are
+BAND = 4096  # numbers of dz that are summed over at a time: they stay in the first cache
 
 
 def image_tables(
@@ -130,9 +132,19 @@ def _convolve(x, top, left, pixels, taps, run, panels, width, bias, relu, images
 
 
 def correlate(
-    x: np.ndarray, dy: np.ndarray, K: int, stride: int, dilation: int, geometry: Geometry
+    x: np.ndarray,
+    dy: np.ndarray,
+    K: int,
+    stride: int,
+    dilation: int,
+    geometry: Geometry,
+    argmax: np.ndarray | None = None,
+    size: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """dweight (K, K, C, O) and dbias (O,) of convolve: each tap's pixels times dy, summed."""
+    """dweight (K, K, C, O) and dbias (O,) of convolve: each tap's pixels times dy, summed.
+
+    Given an argmax, dy is the gradient of a max pool of windows of size, and is spread out first.
+    """
     N, H, W, C = x.shape
     O = dy.shape[3]
     threads = get_num_threads()
@@ -144,8 +156,9 @@ def correlate(
     _correlate(
         np.ascontiguousarray(x), np.ascontiguousarray(dy), geometry.top, geometry.left,
         taps, stride, width,
+        np.empty((0, 0, 0, 0), np.uint8) if argmax is None else np.ascontiguousarray(argmax), size,
         empty((threads, *padded_shape(x, geometry)), x.dtype),
-        zeros((threads, band_rows(geometry.Ho, geometry.Wo, Op), geometry.Wo, Op), x.dtype),
+        zeros((threads, geometry.Ho, geometry.Wo, Op), x.dtype),
         dweights, dbiases,
     )  # fmt: skip
     dweight = dweights.sum(axis=0)[: K * K * C, :O]
@@ -160,35 +173,40 @@ def tap_rows(W: int, C: int, K: int, dilation: int, geometry: Geometry) -> np.nd
     return np.pad(rows.ravel(), (0, -rows.size % ROWS), "edge")
 
 
-def band_rows(Ho: int, Wo: int, Op: int) -> int:
-    """Rows of dy that fit the first cache: a sum over many pixels is loaded and stored less."""
-    return min(Ho, max(1, 4096 // (Wo * Op)))
-
-
 def padded_shape(x: np.ndarray, geometry: Geometry) -> tuple[int, int, int]:
     _, H, W, C = x.shape
     return H + geometry.top + geometry.bottom, W + geometry.left + geometry.right, C
 
 
 @njit(parallel=True, cache=True)
-def _correlate(x, dy, top, left, taps, stride, width, images, bands, dweights, dbiases):
+def _correlate(
+    x, dy, top, left, taps, stride, width, argmax, size, images, gradients, dweights, dbiases
+):
     """Each chunk of images belongs to one thread, with its sums."""
-    N, Ho, _, O = dy.shape
-    rows = bands.shape[1]
+    N, _, _, O = dy.shape
+    _, Ho, Wo, Op = gradients.shape
+    rows = max(1, BAND // (Wo * Op))
     for chunk in prange(CHUNKS):
-        image, band = images[get_thread_id()], bands[get_thread_id()]
+        image, dz = images[get_thread_id()], gradients[get_thread_id()]
         dbias = dbiases[chunk]
         for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
             pad_image(x[n], top, left, image)
+            if argmax.size > 0:
+                spread_image(dy[n], argmax[n], width // 2, size, 0, 0, dz)
+            else:
+                for i in range(Ho):
+                    for j in range(Wo):
+                        dz[i, j, :O] = dy[n, i, j]
             for first in range(0, Ho, rows):
                 last = min(first + rows, Ho)
                 for i in range(first, last):
-                    for j in range(band.shape[1]):
-                        into = band[i - first, j]
+                    for j in range(Wo):
+                        row = dz[i, j]
                         for o in range(O):
-                            into[o] = dy[n, i, j, o]
-                            dbias[o] += dy[n, i, j, o]
-                correlate_band(image, first, last, stride, taps, band, width, dweights[chunk])
+                            dbias[o] += row[o]
+                correlate_band(
+                    image, first, last, stride, taps, dz[first:last], width, dweights[chunk]
+                )
 
 
 @njit(cache=True)

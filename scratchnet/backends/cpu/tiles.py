@@ -58,10 +58,15 @@ class _Builder:
         self.builder.store(value, self.pointer(data, index, v), align=self.align)
 
     def splat(self, number):
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        """The number in every lane."""
+        undefined = ir.Constant(ir.VectorType(number.type, self.lanes), ir.Undefined)
         one = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
         mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(one, undefined, mask)
+
+    def splat_bytes(self, number):
+        """The number's lowest byte in every lane."""
+        return self.splat(self.builder.trunc(number, ir.IntType(8)))
 
     def fma(self, a, b, c):
         return self.builder.call(self.fma_function, [a, b, c])
@@ -190,3 +195,63 @@ def linear_map(matrix: tuple[tuple[float, ...], ...]):
         return types.void(a, i, i, c, i, i), generate
 
     return apply
+
+
+@intrinsic
+def pooled_vector(typing_context, z, z0, z_step, z_row, size, bias, b0, y, argmax, y0):
+    """One vector of a max pooling: y, argmax [y0 + :] of z[z0 + u*z_row + v*z_step + :] + bias.
+
+    u, v < size; y is cut off below 0, and argmax size * size where nothing is above 0
+    """
+
+    def generate(context, builder, signature, arguments):
+        at = _Builder(context, builder, signature, arguments)
+        _, z0, z_step, z_row, size, _, b0, _, _, y0 = arguments
+        z, bias, y, argmax = (at.data(i) for i in (0, 5, 7, 8))
+        bytes_ = ir.VectorType(ir.IntType(8), at.lanes)
+        zero = ir.Constant(at.vector, None)
+        lowest = at.splat(at.scalar(float("-inf")))
+        best = cgutils.alloca_once_value(builder, lowest)
+        winner = cgutils.alloca_once_value(builder, ir.Constant(bytes_, None))
+        with cgutils.for_range(builder, size) as u, cgutils.for_range(builder, size) as v:
+            step = builder.add(builder.mul(u.index, z_row), builder.mul(v.index, z_step))
+            value = at.load(z, builder.add(z0, step), 0)
+            tap = builder.add(builder.mul(u.index, size), v.index)
+            larger = builder.or_(  # a NaN must not hide behind a number
+                builder.fcmp_ordered(">", value, builder.load(best)),
+                builder.fcmp_unordered("uno", value, value),
+            )
+            builder.store(builder.select(larger, value, builder.load(best)), best)
+            taps = at.splat_bytes(tap)
+            builder.store(builder.select(larger, taps, builder.load(winner)), winner)
+        value = builder.fadd(builder.load(best), at.load(bias, b0, 0))
+        at_most_zero = builder.fcmp_ordered("<=", value, zero)  # a NaN is not, and stays
+        at.store(builder.select(at_most_zero, zero, value), y, y0, 0)
+        above = builder.fcmp_ordered(">", value, zero)
+        closed = at.splat_bytes(builder.mul(size, size))
+        taps = builder.select(above, builder.load(winner), closed)
+        into = builder.bitcast(builder.gep(argmax, [y0]), bytes_.as_pointer())
+        builder.store(taps, into, align=1)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(z, i, i, i, i, bias, i, y, argmax, i), generate
+
+
+@intrinsic
+def spread_vector(typing_context, dy, argmax, y0, tap, dz, z0):
+    """dz[z0 + :] = dy[y0 + :] where argmax[y0 + :] is tap, else 0: one vector."""
+
+    def generate(context, builder, signature, arguments):
+        at = _Builder(context, builder, signature, arguments)
+        _, _, y0, tap, _, z0 = arguments
+        dy, argmax, dz = (at.data(i) for i in (0, 1, 4))
+        bytes_ = ir.VectorType(ir.IntType(8), at.lanes)
+        source = builder.bitcast(builder.gep(argmax, [y0]), bytes_.as_pointer())
+        wins = builder.icmp_unsigned("==", builder.load(source, align=1), at.splat_bytes(tap))
+        zero = ir.Constant(at.vector, None)
+        at.store(builder.select(wins, at.load(dy, y0, 0), zero), dz, z0, 0)
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(dy, argmax, i, i, dz, i), generate

@@ -18,7 +18,7 @@ from numba import get_num_threads, get_thread_id, njit, prange
 
 from scratchnet.backends.cpu.direct import CHUNKS, pad_image
 from scratchnet.backends.cpu.memory import empty
-from scratchnet.backends.cpu.pooling import pool_band
+from scratchnet.backends.cpu.pooling import pool_band, spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, linear_map, product_tile
 from scratchnet.geometry import Geometry
 
@@ -71,10 +71,12 @@ def winograd_convolve(
     geometry: Geometry,
     relu: bool,
     size: int = 0,
+    argmax: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """conv2d(x, weight, bias), with a ReLU, and with that a max pool of windows of size, if asked.
 
-    returns y and, where size > 0, the argmax of the pooling as conv2d_relu_maxpool2d has it
+    Given an argmax, x is the gradient of such a pooling, and what is convolved is x spread out.
+    returns y and, of a pooling, the argmax as conv2d_relu_maxpool2d has it
     """
     N, _, _, C = x.shape
     O = weight.shape[3]
@@ -83,14 +85,17 @@ def winograd_convolve(
     tiles = -(-images * th * tw // ROWS) * ROWS
     Op = -(-O // WIDTH) * WIDTH
     threads = get_num_threads()
-    cell = max(size, 1)
+    spread = argmax is not None
+    pool = size > 0 and not spread
+    cell = size if pool else 1
     y = empty((N, geometry.Ho // cell, geometry.Wo // cell, O), x.dtype)
-    argmax = empty(y.shape if size else (0, 0, 0, 0), np.uint8)
+    if not spread:
+        argmax = empty(y.shape if pool else (0, 0, 0, 0), np.uint8)
     planes = np.zeros((36, Op // WIDTH, C, WIDTH), x.dtype)
     _transform_weight(np.ascontiguousarray(weight).reshape(-1), O, planes)
     _convolve(
         np.ascontiguousarray(x), geometry.top, geometry.left, planes.reshape(-1),
-        np.zeros(O, x.dtype) if bias is None else np.ascontiguousarray(bias), relu, size,
+        np.zeros(O, x.dtype) if bias is None else np.ascontiguousarray(bias), relu, size, spread,
         images, th, tw,
         empty((threads, 4 * th + 2, 4 * tw + 2, C), x.dtype),
         empty((threads, 36 * (tiles * C + GAP)), x.dtype),
@@ -98,7 +103,7 @@ def winograd_convolve(
         empty((threads, 4 * th, 4 * tw, Op), x.dtype),
         y, argmax,
     )  # fmt: skip
-    return y, argmax if size else None
+    return y, argmax if pool else None
 
 
 @njit(parallel=True, cache=True)
@@ -149,7 +154,7 @@ def _transform_back(products, th, tw, first, plane, part, z):
 
 @njit(parallel=True, cache=True)
 def _convolve(
-    x, top, left, weight, bias, relu, size, images, th, tw,
+    x, top, left, weight, bias, relu, size, spread, images, th, tw,
     padded_images, image_planes, product_planes, z_images, y, argmax,
 ):  # fmt: skip
     """Each block of images belongs to one thread, and so does its scratch."""
@@ -169,7 +174,10 @@ def _convolve(
         first, last = block * images, min((block + 1) * images, N)
         rows = np.arange(per_image * images + ROWS) * C
         for n in range(first, last):
-            pad_image(x[n], top, left, image)
+            if spread:
+                spread_image(x[n], argmax[n], LANES, size, top, left, image)
+            else:
+                pad_image(x[n], top, left, image)
             _transform_image(image, th, tw, (n - first) * per_image, plane, part, planes)
         for p in range(36):
             for column in range(0, Op, WIDTH):
@@ -181,10 +189,10 @@ def _convolve(
                     )  # fmt: skip
         for n in range(first, last):
             _transform_back(products, th, tw, (n - first) * per_image, product_plane, part, z)
-            if size > 0:
+            if size > 0 and not spread:
                 for i in range(y.shape[1]):
                     band = z[i * size : (i + 1) * size].reshape(-1, Op)
-                    pool_band(band, z.shape[1], bias, size, y[n, i], argmax[n, i])
+                    pool_band(band, z.shape[1], LANES, bias, size, y[n, i], argmax[n, i])
             else:
                 _finish(z, bias, relu, y[n])
 
