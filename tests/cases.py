@@ -1042,7 +1042,7 @@ def _sgd_arguments(rng: np.random.Generator, sizes: Sizes) -> Arguments:
 
 def _adam_arguments(rng: np.random.Generator, sizes: Sizes) -> Arguments:
     arrays = {name: normal(rng, *sizes["shape"]) for name in ("value", "grad", "m", "v")}
-    arrays["v"] = np.square(arrays["v"])
+    arrays["v"] = np.square(arrays["v"]) + 0.1  # a step is divided by the root of it
     names = ("lr", "beta1", "beta2", "eps", "weight_decay", "decoupled")
     return arrays | {name: sizes[name] for name in names} | {"step": 1}
 

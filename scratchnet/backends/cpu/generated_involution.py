@@ -6,28 +6,28 @@
     kernel = t @ span_weight + span_bias                 C / r -> G * K * K, a 1x1 convolution
     y      = involution(x, kernel)
 
-Source: Li et al. 2021, "Involution", equation 6 and algorithm 1. A fast backend never stores the
-kernels of a whole batch; nothing here is kept for backward but x and the two statistics.
+The statistics need all of h before there is a kernel; from there on an image is done in one go, its
+kernels made where they are used and never stored. Backward makes them again. One hidden channel
+leaves so little to do that it has a module of its own, `narrow_involution`; the others go through
+`wide_involution`.
 """
 
 import numpy as np
 
 from scratchnet.backends.cpu.avgpool2d import avgpool2d_backward, avgpool2d_forward
-from scratchnet.backends.cpu.batchnorm import (
-    batchnorm_backward,
-    batchnorm_forward,
-)
-from scratchnet.backends.cpu.channel_affine import channel_affine_forward
-from scratchnet.backends.cpu.dense import dense_backward, dense_forward
-from scratchnet.backends.cpu.involution import involution_backward, involution_forward
 from scratchnet.backends.cpu.narrow_involution import (
     CHANNELS,
     narrow_involution_backward,
     narrow_involution_forward,
     narrow_statistics,
 )
-from scratchnet.backends.cpu.relu import relu_backward, relu_forward
-from scratchnet.checks import check_generated_involution
+from scratchnet.backends.cpu.wide_involution import (
+    wide_hidden,
+    wide_involution_backward,
+    wide_involution_forward,
+    wide_statistics,
+)
+from scratchnet.checks import check_generated_involution, check_like
 
 
 def generated_involution_forward(
@@ -61,26 +61,20 @@ def generated_involution_forward(
         x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
         mean, inv_std,
     )  # fmt: skip
+    x = np.ascontiguousarray(x)
+    parts = _matrices(reduce_weight, reduce_bias, span_weight)
     if _is_narrow(x, span_weight, K, stride):
-        x = np.ascontiguousarray(x)
-        parts = _narrow_parts(reduce_weight, reduce_bias)
         if mean is None:
-            mean, inv_std = narrow_statistics(x, *parts, eps)
-        norm = np.concatenate([mean, inv_std, gamma, beta])
-        y = narrow_involution_forward(
-            x, *parts, norm, span_weight.reshape(-1), span_bias, K, dilation
-        )
-        return y, mean, inv_std
+            mean, inv_std = narrow_statistics(x, *parts[:2], eps)
+        norm = np.stack([mean, inv_std, gamma, beta])
+        return narrow_involution_forward(x, norm, *parts, span_bias, K, dilation), mean, inv_std
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
-    h = dense_forward(p, reduce_weight[0, 0], reduce_bias)  # (N, Ho, Wo, C / r)
+    h = wide_hidden(p, *parts[:2])
     if mean is None:
-        z, mean, inv_std = batchnorm_forward(h, gamma, beta, eps)
-    else:
-        z = channel_affine_forward(h, gamma * inv_std, beta - gamma * inv_std * mean)
-    t = relu_forward(z)
-    kernel = dense_forward(t, span_weight[0, 0], span_bias)  # (N, Ho, Wo, G * K * K)
-    kernel = kernel.reshape(*kernel.shape[:3], -1, K, K)  # (N, Ho, Wo, G, K, K)
-    return involution_forward(x, kernel, stride, dilation), mean, inv_std
+        mean, inv_std = wide_statistics(h, p.shape[1] * p.shape[2], eps)
+    norm = np.stack([mean, inv_std, gamma, beta])
+    y = wide_involution_forward(x, p, h, norm, parts[2], span_bias, K, stride, dilation)
+    return y, mean, inv_std
 
 
 def generated_involution_backward(
@@ -107,49 +101,30 @@ def generated_involution_backward(
     dy like y  ->  dx like x (None where need_dx is False), dreduce_weight, dreduce_bias, dgamma,
                    dbeta, dspan_weight, dspan_bias, each like what it is the gradient of
     """
-    check_generated_involution(
+    geometry = check_generated_involution(
         x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
         mean, inv_std,
     )  # fmt: skip
+    y_shape = (x.shape[0], geometry.Ho, geometry.Wo, x.shape[3])
+    check_like("generated_involution", "dy", dy, y_shape, x.dtype)
+    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
+    parts = _matrices(reduce_weight, reduce_bias, span_weight)
+    norm = np.stack([mean, inv_std, gamma, beta])
     if _is_narrow(x, span_weight, K, stride):
-        dx, dreduce_weight, dreduce_bias, dgamma, dbeta, dspan_weight, dspan_bias = (
-            narrow_involution_backward(
-                np.ascontiguousarray(dy),
-                np.ascontiguousarray(x),
-                *_narrow_parts(reduce_weight, reduce_bias),
-                np.concatenate([mean, inv_std, gamma, beta]),
-                span_weight.reshape(-1),
-                span_bias,
-                K,
-                dilation,
-                need_dx,
-            )
+        dx, *gradients = narrow_involution_backward(
+            dy, x, norm, *parts, span_bias, K, dilation, need_dx
         )
-        return (
-            dx,
-            dreduce_weight.reshape(reduce_weight.shape),
-            dreduce_bias,
-            dgamma,
-            dbeta,
-            dspan_weight.reshape(span_weight.shape),
-            dspan_bias,
+    else:
+        p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
+        h = wide_hidden(p, *parts[:2])
+        dx, dp, *gradients = wide_involution_backward(
+            dy, x, p, h, norm, parts[0], parts[2], span_bias, K, stride, dilation, need_dx
         )
-    p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
-    h = dense_forward(p, reduce_weight[0, 0], reduce_bias)
-    z = channel_affine_forward(h, gamma * inv_std, beta - gamma * inv_std * mean)
-    t = relu_forward(z)
-    kernel = dense_forward(t, span_weight[0, 0], span_bias)
-    kernel = kernel.reshape(*kernel.shape[:3], -1, K, K)
-
-    dx_window, dkernel = involution_backward(dy, x, kernel, stride, dilation)
-    dkernel = dkernel.reshape(*dkernel.shape[:3], -1)
-    dt, dspan_weight, dspan_bias = dense_backward(dkernel, t, span_weight[0, 0])
-    dz = relu_backward(dt, t)
-    dh, dgamma, dbeta = batchnorm_backward(dz, h, gamma, mean, inv_std)
-    dp, dreduce_weight, dreduce_bias = dense_backward(dh, p, reduce_weight[0, 0])
-    dx_kernel = dp if stride == 1 else avgpool2d_backward(dp, x.shape, stride, stride, "ceil")
+        if need_dx:
+            dx += dp if stride == 1 else avgpool2d_backward(dp, x.shape, stride, stride, "ceil")
+    dreduce_weight, dreduce_bias, dgamma, dbeta, dspan_weight, dspan_bias = gradients
     return (
-        dx_window + dx_kernel if need_dx else None,
+        dx,
         dreduce_weight[None, None],
         dreduce_bias,
         dgamma,
@@ -159,10 +134,18 @@ def generated_involution_backward(
     )
 
 
+def _matrices(
+    reduce_weight: np.ndarray, reduce_bias: np.ndarray | None, span_weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The 1x1 convolutions as matrices, with a bias of zeros where there is none."""
+    if reduce_bias is None:
+        reduce_bias = np.zeros(reduce_weight.shape[3], reduce_weight.dtype)
+    return (
+        np.ascontiguousarray(reduce_weight[0, 0]),
+        np.ascontiguousarray(reduce_bias),
+        np.ascontiguousarray(span_weight[0, 0]),
+    )
+
+
 def _is_narrow(x: np.ndarray, span_weight: np.ndarray, K: int, stride: int) -> bool:
     return span_weight.shape[2:] == (1, K * K) and x.shape[3] in CHANNELS and stride == 1
-
-
-def _narrow_parts(reduce_weight, reduce_bias):
-    bias = np.zeros(1, reduce_weight.dtype) if reduce_bias is None else reduce_bias
-    return reduce_weight.reshape(-1), bias

@@ -13,7 +13,7 @@ from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, piece
 from scratchnet.backends.cpu.memory import empty
-from scratchnet.checks import check_argmax, check_image, check_like, check_pool2d
+from scratchnet.checks import check_argmax, check_image, check_pool2d, check_shape
 from scratchnet.geometry import Padding
 
 
@@ -131,7 +131,7 @@ def maxpool2d_backward(
     """
     geometry = check_pool2d("maxpool2d", "x_shape", x_shape, size, stride, padding)
     y_shape = (x_shape[0], geometry.Ho, geometry.Wo, x_shape[3])
-    check_like("maxpool2d", "dy", dy, y_shape, dy.dtype)
+    check_shape("maxpool2d", "dy", dy, y_shape)
     check_argmax("maxpool2d", argmax, y_shape)
     dx = empty(x_shape, dy.dtype)
     _backward(

@@ -57,7 +57,7 @@ def generated_involution_forward(
     if mean is None:
         z, mean, inv_std = batchnorm_forward(h, gamma, beta, eps)
     else:
-        z = channel_affine_forward(h, gamma * inv_std, beta - gamma * inv_std * mean)
+        z = channel_affine_forward(h - mean, gamma * inv_std, beta)
     t = relu_forward(z)
     kernel = dense_forward(t, span_weight[0, 0], span_bias)  # (N, Ho, Wo, G * K * K)
     kernel = kernel.reshape(*kernel.shape[:3], -1, K, K)  # (N, Ho, Wo, G, K, K)
@@ -94,7 +94,7 @@ def generated_involution_backward(
     )  # fmt: skip
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = dense_forward(p, reduce_weight[0, 0], reduce_bias)
-    z = channel_affine_forward(h, gamma * inv_std, beta - gamma * inv_std * mean)
+    z = channel_affine_forward(h - mean, gamma * inv_std, beta)
     t = relu_forward(z)
     kernel = dense_forward(t, span_weight[0, 0], span_bias)
     kernel = kernel.reshape(*kernel.shape[:3], -1, K, K)
