@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scratchnet import BatchNorm, Conv2D, Flatten, ReLU, Residual, Sequential
-from scratchnet.models import INPUT_SHAPES, OPERATORS, report_network, summary
+from scratchnet.models import INPUT_SHAPES, OPERATORS, rednet, report_network, summary
 
 PARAMETERS = {
     ("mnist", "convolution"): 34_826,
@@ -168,3 +168,36 @@ def test_summary_shows_both_branches_of_a_residual_block():
 def test_summary_refuses_an_input_that_does_not_fit():
     with pytest.raises(ValueError, match=r"Conv2D: a sample must have shape \(H, W, 1\)"):
         summary(network("mnist", "convolution"), (28, 28, 3))
+
+
+# Li et al. 2021, table 1, gives 9.2, 12.4, 15.5, 25.6 and 34.0 million; the exact counts and the
+# multiply-adds are those of the layers of the authors' code, added up by hand.
+REDNET = {
+    26: (9_233_166, 1.685),
+    38: (12_386_986, 2.167),
+    50: (15_540_806, 2.649),
+    101: (25_652_950, 4.659),
+    152: (33_984_582, 6.679),
+}
+
+
+@pytest.mark.parametrize("depth", REDNET)
+def test_rednet_has_the_parameters_and_multiply_adds_of_the_paper(depth):
+    parameters, giga = REDNET[depth]
+    model = rednet(depth, rng=np.random.default_rng(0))
+    assert trainable(model) == parameters
+    assert round(model.flops((224, 224, 3)) / 1e9, 3) == giga
+
+
+def test_rednet_runs_forward_and_backward():
+    model = rednet(26, classes=5, rng=np.random.default_rng(0)).to("reference")
+    x = np.random.default_rng(1).random((2, 32, 40, 3), np.float32)
+    y = model.forward(x, training=True)
+    assert y.shape == (2, 5)
+    assert model.backward(np.ones_like(y)).shape == x.shape
+    assert all(np.isfinite(p.grad).all() for p in model.parameters() if p.trainable)
+
+
+def test_rednet_names_the_depths_it_knows():
+    with pytest.raises(ValueError, match="depth must be one of 26, 38, 50, 101, 152, got 34"):
+        rednet(34)
