@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from scratchnet import data, models
-from scratchnet.backends import BACKENDS, BackendError
+from scratchnet.backends import DEVICES, BackendError, choose_backend, get_backend
 from scratchnet.checkpoint import CheckpointError
 from scratchnet.comparison import compare, results_table, say, train
 from scratchnet.experiment import SCHEDULES, Experiment, check_writable, load_trained
-from scratchnet.machine import machine, set_threads, versions
+from scratchnet.machine import gpu_name, machine, set_threads, versions
 from scratchnet.progress import clock
 from scratchnet.training import TrainingDiverged, evaluate
 
@@ -77,8 +77,8 @@ def _compare(args: argparse.Namespace, argv: list[str]) -> int:
     experiments = [_experiment(args, operator) for operator in models.OPERATORS]
     first = experiments[0]
     say(
-        f"convolution and involution on {first.dataset}: {first.epochs} epochs, batches of "
-        f"{first.batch_size}, Adam {first.lr:g}, seed {first.seed}"
+        f"{first.dataset}: {first.epochs} epochs, batches of {first.batch_size}, "
+        f"Adam {first.lr:g}, seed {first.seed}"
     )
     dataset = _load(args)
     outcomes = compare(experiments, dataset, out, resume=args.resume)
@@ -168,7 +168,8 @@ def _gradcheck(args: argparse.Namespace, argv: list[str]) -> int:
     from scratchnet.gradcheck import GradientMismatch
     from scratchnet.selfcheck import gradient_checks
 
-    checks = gradient_checks(args.backend, args.seed)
+    backend = _backend(args)
+    checks = gradient_checks(backend, args.seed)
     width = max(map(len, checks))
     say(f"{'':{width}s}   arrays   elements   rel. error")
     wrong = 0
@@ -184,7 +185,7 @@ def _gradcheck(args: argparse.Namespace, argv: list[str]) -> int:
             told = f"{len(counts):6d}   {sum(counts):8d}   {report.worst.error:10.1e}"
             say(f"{name:{width}s}   {told}")
     right = f"{len(checks) - wrong} of {len(checks)} have the right gradients"
-    say(f"\n{right} ({args.backend} backend)")
+    say(f"\n{right} ({backend} backend)")
     return 1 if wrong else 0
 
 
@@ -193,12 +194,10 @@ def _info(args: argparse.Namespace, argv: list[str]) -> int:
 
     import numba
 
-    from scratchnet.backends import get_backend
-
     with clock("asking Numba"):
         get_backend("cpu").relu_forward(np.zeros((1, 1), np.float32))  # starts its threads
         layer = numba.threading_layer()
-        gpu = _gpu()
+        gpu = gpu_name()
     here = machine()
     libraries = versions() | {name: version(name) for name in ("matplotlib", "tqdm", "pooch")}
     rows = {
@@ -207,26 +206,12 @@ def _info(args: argparse.Namespace, argv: list[str]) -> int:
         "cpu": here["cpu"],
         "threads": f"{here['threads']} of {here['cores']}, Numba's threading layer: {layer}",
         "blas": here["blas"],
-        "backends": ", ".join(BACKENDS),
         "gpu": gpu,
         "data": str(data.data_root()),
     }
     for name, value in rows.items():
         say(f"{name:9s} {value}")
     return 0
-
-
-def _gpu() -> str:
-    """The GPU that numba.cuda finds, or what is missing."""
-    try:
-        from numba import cuda
-    except ImportError as error:
-        return f"none: numba.cuda cannot be imported ({error}); pip install 'scratchnet[gpu]'"
-    if not cuda.is_available():
-        return "none: numba.cuda finds no NVIDIA driver with a GPU it can use"
-    name = cuda.get_current_device().name
-    name = name.decode() if isinstance(name, bytes) else name
-    return name if "cuda" in BACKENDS else f"{name} (this version has no cuda backend)"
 
 
 def _experiment(args: argparse.Namespace, operator: str) -> Experiment:
@@ -238,8 +223,13 @@ def _experiment(args: argparse.Namespace, operator: str) -> Experiment:
         batch_size=args.batch_size or schedule.batch_size,
         lr=args.lr or schedule.lr,
         seed=args.seed,
-        backend=args.backend,
+        backend=_backend(args),
     )
+
+
+def _backend(args: argparse.Namespace) -> str:
+    """The backend for --device. raises BackendError where it cannot run here"""
+    return args.device if args.device == "reference" else choose_backend(args.device)
 
 
 def _load(args: argparse.Namespace) -> data.Dataset:
@@ -313,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     action.set_defaults(train_images=None)
 
     command = _command(commands, "gradcheck", _gradcheck, "check the gradients of every layer")
-    _backend_option(command)
+    _device_option(command)
     command.add_argument("--seed", type=_whole(0), default=0, help="default: 0")
 
     _command(commands, "info", _info, "versions, processor, threads, GPU")
@@ -356,7 +346,7 @@ def _training_options(parser: argparse.ArgumentParser, out: str) -> None:
     option("--train-images", type=_whole(1), metavar="N", help="use so many; default: all")
     option("--out", metavar="FOLDER", help=f"default: {out}")
     option("--resume", action="store_true", help="go on from what the folder holds")
-    _backend_option(parser)
+    _device_option(parser)
     _threads_option(parser)
 
 
@@ -365,9 +355,12 @@ def _dataset_option(parser: argparse.ArgumentParser) -> None:
                         help=f"{_names()}; default: glyphs")  # fmt: skip
 
 
-def _backend_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=BACKENDS, default="cpu", metavar="NAME",
-                        help=f"{', '.join(BACKENDS)}; default: cpu")  # fmt: skip
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    choices = (*DEVICES, "reference")
+    parser.add_argument(
+        "--device", "--backend", choices=choices, default="cpu", metavar="NAME",
+        help=f"{', '.join(choices)} (plain NumPy, slow); default: cpu",
+    )  # fmt: skip
 
 
 def _threads_option(parser: argparse.ArgumentParser) -> None:

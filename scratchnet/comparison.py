@@ -16,7 +16,7 @@ from scratchnet.data import Dataset
 from scratchnet.experiment import Experiment, Outcome, check_writable, run_experiment
 from scratchnet.history import Epoch, History, write_text
 from scratchnet.layers import Layer
-from scratchnet.machine import machine, versions
+from scratchnet.machine import gpu_name, machine, versions
 from scratchnet.progress import clock
 from scratchnet.training import confusion_matrix
 
@@ -99,7 +99,7 @@ def results_table(
     lines = []
     for first, *others in (header, *rows):
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("   ".join([first.ljust(widths[0]), *cells]))
+        lines.append("  ".join([first.ljust(widths[0]), *cells]))
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join(lines)
 
@@ -116,7 +116,7 @@ def results(outcomes: Sequence[Outcome], data: Dataset) -> dict:
         "test_images": len(data.test),
         "interrupted": any(outcome.history.interrupted for outcome in outcomes),
         "versions": versions(),
-        "machine": machine(),
+        "machine": machine() | ({"gpu": gpu_name()} if first.backend == "cuda" else {}),
         "networks": {o.experiment.operator: _network_results(o, data) for o in outcomes},
     }
 
@@ -177,7 +177,7 @@ def _row(label: str, history: History, network: Layer) -> tuple[str, ...]:
     return (
         label,
         f"{last.accuracy if last.val_accuracy is None else last.val_accuracy:.2%}",
-        "-" if best is None else f"{best.val_accuracy:.2%} (epoch {best.epoch})",
+        "-" if best is None else f"{best.val_accuracy:.2%}",
         parameters,
         f"{history.training_seconds:.1f} s",
         compilation,
@@ -196,9 +196,8 @@ def _images_per_second(history: History) -> float | None:
 def _epoch_line(epoch: Epoch, epochs: int) -> str:
     number = str(epoch.epoch).rjust(len(str(epochs)))
     return (
-        f"  epoch {number}/{epochs}   loss {epoch.loss:.4f}   accuracy {epoch.accuracy:7.2%}   "
-        f"validation {epoch.val_accuracy:7.2%}   {epoch.seconds:6.1f} s   "
-        f"{epoch.images_per_second:8,.0f} images/s"
+        f"  epoch {number}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:7.2%}  "
+        f"validation {epoch.val_accuracy:7.2%}  {epoch.seconds:6.1f} s"
     )
 
 
@@ -237,7 +236,8 @@ def _report(outcomes: Sequence[Outcome], data: Dataset, numbers: dict, drawn: li
         f"rate {numbers['lr']:g}, seed {numbers['seed']}",
         f"- backend {numbers['backend']}, {machine_numbers['threads']} of "
         f"{machine_numbers['cores']} threads of {machine_numbers['cpu']}, "
-        f"{machine_numbers['platform']}, BLAS {machine_numbers['blas']}",
+        f"{machine_numbers['platform']}, BLAS {machine_numbers['blas']}"
+        + (f", GPU {machine_numbers['gpu']}" if "gpu" in machine_numbers else ""),
         "- " + ", ".join(f"{name} {version}" for name, version in version_numbers.items()),
         "",
         "Every number is in [results.json](results.json), epoch by epoch.",
@@ -255,7 +255,7 @@ def _command(numbers: dict) -> str:
         "lr": numbers["lr"],
         "seed": numbers["seed"],
         "train-images": numbers["train_images"],
-        "backend": numbers["backend"],
+        "device": numbers["backend"],
         "threads": numbers["machine"]["threads"],
     }
     told = " ".join(f"--{name} {value}" for name, value in options.items())

@@ -106,7 +106,7 @@ def run_experiment(
         description=experiment.operator,
     )
     history.save(folder / "history.json")
-    with clock(f"{experiment.operator}: the test images, once more"):
+    with clock(f"{experiment.operator}: predicting"):
         predictions = predict(network, data.test).argmax(axis=1)
     return Outcome(experiment, network, history, predictions)
 

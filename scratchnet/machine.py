@@ -7,6 +7,8 @@ from pathlib import Path
 import numba
 import numpy as np
 
+from scratchnet.backends import BackendError, get_backend
+
 
 def versions() -> dict[str, str]:
     """Of Python, the libraries that compute, and scratchnet."""
@@ -46,6 +48,20 @@ def blas_name() -> str:
     """The library that NumPy's matrix products run in."""
     blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+
+
+def gpu_name() -> str:
+    """The GPU that the cuda backend runs on, or "none" and what is missing."""
+    try:
+        get_backend("cuda")
+    except BackendError as error:
+        return f"none: {error}"
+    from scratchnet.backends.cuda.device import SIMULATED, cuda
+
+    if SIMULATED:
+        return "simulated by Numba"
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def set_threads(threads: int) -> None:

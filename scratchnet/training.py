@@ -99,7 +99,7 @@ def fit(
         redrawn(bar),
     ):
         while run.epoch < epochs and not interrupted.is_set():
-            bar.set_description(f"{description} {run.epoch + 1}/{epochs}".lstrip())
+            bar.set_description_str(f"{description} {run.epoch + 1}/{epochs}".lstrip())
             rng = np.random.default_rng([seed, run.epoch])
             batches = Batches(train, batch_size, rng=rng, augment=augment, **pixels)
             began = time.perf_counter()
@@ -418,8 +418,8 @@ def _bar(total: int, run: _Run, batch_size: int, train: Split) -> tqdm:
     return tqdm(
         total=total,
         initial=steps_done,
-        # As long as 80 columns take; steps a second say less than images a second.
-        bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        # What 80 columns hold; images a second say more than steps a second.
+        bar_format="{desc} |{bar}| {elapsed}<{remaining}{postfix}",
         dynamic_ncols=True,
         disable=None,  # silent where the output is no terminal
         leave=False,
