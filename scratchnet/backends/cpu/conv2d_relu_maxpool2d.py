@@ -18,7 +18,12 @@ bits do not depend on the number of threads.
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.conv2d import input_gradient, turn
+from scratchnet.backends.cpu.conv2d import (
+    conv2d_backward,
+    convolve_plain,
+    input_gradient,
+    turn,
+)
 from scratchnet.backends.cpu.direct import (
     CHUNKS,
     column_panels,
@@ -28,12 +33,15 @@ from scratchnet.backends.cpu.direct import (
     pad_image,
     padded_shape,
 )
+from scratchnet.backends.cpu.maxpool2d import maxpool2d_backward, maxpool2d_forward
 from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.pooling import pool_band, spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, VECTOR_BYTES, scaled_tile
 from scratchnet.backends.cpu.winograd import suits, winograd_convolve
 from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
 from scratchnet.geometry import Geometry, Padding
+
+LARGEST = 15  # window whose taps a byte can number; a larger one is pooled as an array of its own
 
 
 def conv2d_relu_maxpool2d_forward(
@@ -48,8 +56,8 @@ def conv2d_relu_maxpool2d_forward(
     x         (N, H, W, C)          float32 or float64
     weight    (K, K, C, O)          same dtype
     bias      (O,) or None          same dtype
-    returns   y (N, Ho, Wo, O), argmax (N, Ho, Wo, O) uint8: the winning tap u * size + v of the
-              cell, or size * size where y is 0 and the ReLU lets no gradient through
+    returns   y (N, Ho, Wo, O), argmax (N, Ho, Wo, O) uint8 (uint16 where size > 15): the winning
+              tap u * size + v of the cell, or size * size where y is 0 and the ReLU closed
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
     op = "conv2d_relu_maxpool2d"
@@ -57,6 +65,10 @@ def conv2d_relu_maxpool2d_forward(
     N, H, W, C = x.shape
     K, _, _, O = weight.shape
     pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")
+    if size > LARGEST:
+        y, argmax = maxpool2d_forward(convolve_plain(x, weight, bias, geometry, True), size, size)
+        argmax[~(y > 0)] = size * size
+        return y, argmax
     if suits(x, weight, geometry):
         return winograd_convolve(x, weight, bias, geometry, relu=True, size=size)
     pixels, taps, run = image_tables(W, C, K, 1, 1, geometry)
@@ -115,6 +127,12 @@ def conv2d_relu_maxpool2d_backward(
     pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")
     check_like(op, "dy", dy, (N, pooled.Ho, pooled.Wo, O), x.dtype)
     check_argmax(op, argmax, dy.shape)
+    if size > LARGEST:
+        opened = argmax < size * size
+        dz_shape = (N, geometry.Ho, geometry.Wo, O)
+        taps = np.where(opened, argmax, 0).astype(argmax.dtype)
+        dz = maxpool2d_backward(np.where(opened, dy, 0), taps, dz_shape, size, size)
+        return conv2d_backward(dz, x, weight, 1, padding, need_dx=need_dx)
     x, dy, argmax = map(np.ascontiguousarray, (x, dy, argmax))
     lanes = VECTOR_BYTES // x.itemsize
     dx = _dx(dy, argmax, weight, x.shape, geometry, size) if need_dx else None

@@ -8,8 +8,8 @@ second cache. The gradient for w is the transposed chain, G^T [ (B^T x B) * (A d
 gradient for x is a convolution.
 
 The price is rounding: the transforms cancel, and the error is several times that of the direct sum
-(the constants grow with the tile: that is why no larger tile is used, and only float32's speed, not
-float64's care, is traded here).
+(the constants grow with the tile: that is why no larger tile is used). float64 asks for care, and
+keeps the direct sum. A NaN or an infinity in x comes out as NaN, in the whole tile.
 Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.3.
 """
 
