@@ -107,6 +107,9 @@ class Array:
         """The value of an array of one element; waits for the GPU."""
         return float(to_host(self).reshape(()))
 
+    def __int__(self) -> int:
+        return int(float(self))
+
     def __repr__(self) -> str:
         return f"Array({self.shape}, {self.dtype}, on the GPU)"
 

@@ -104,6 +104,20 @@ def _flat(argument: Any) -> Any:
 # What reaches beneath Numba
 
 if SIMULATED:
+    from numba.cuda.simulator.kernel import _get_kernel_context
+
+    class _SimulatedCuda:
+        """`numba.cuda` outside of kernels, and in one the simulated block that is running.
+
+        The simulator puts the block into the globals of a function for as long as the function
+        runs. Threads that call device functions of other modules take it from each other that way.
+        """
+
+        def __getattr__(self, name: str) -> Any:
+            block = _get_kernel_context()
+            return getattr(numba.cuda if block is None else block, name)
+
+    cuda = _SimulatedCuda()
 
     def load4(array, index):
         return array[index], array[index + 1], array[index + 2], array[index + 3]

@@ -1,0 +1,327 @@
+"""The cuda backend against the reference: on a GPU, or in Numba's simulator.
+
+    NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py        anywhere; few and small examples
+    pytest -m gpu                                           on a machine with an NVIDIA GPU
+
+The simulator runs every GPU thread as a thread of Python and finds each index that is out of
+bounds; it knows no types and no races.
+"""
+
+import copy
+import os
+import sys
+
+import checks
+import numpy as np
+import pytest
+from cases import CASES, UPDATE_CASES
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from scratchnet import SGD, Adam, SoftmaxCrossEntropy, clip_gradients, evaluate, fit, predict
+from scratchnet.backends import (
+    OPERATORS,
+    UPDATES,
+    BackendError,
+    choose_backend,
+    get_backend,
+    reference,
+)
+from scratchnet.data import Split
+from scratchnet.layers import (
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    Involution2D,
+    MaxPool2D,
+    ReLU,
+    Sequential,
+)
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+try:
+    get_backend("cuda")
+except BackendError as error:
+    pytest.skip(f"{error}; or set NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
+
+from gpu_ops import OnHost  # noqa: E402
+
+from scratchnet.backends.cuda import arrays, device  # noqa: E402
+
+if SIMULATED:
+    # The simulator's main thread spins while it waits for the others; let it spin shorter.
+    sys.setswitchinterval(1e-4)
+pytestmark = [] if SIMULATED else [pytest.mark.gpu]
+
+OPS = OnHost()
+FLOATS = (np.float32, np.float64)
+every_operator = pytest.mark.parametrize("operator", OPERATORS)
+every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.__name__)
+
+
+def drawn(in_simulator):
+    """A property, tried often on a GPU; in the simulator so many times, and without shrinking."""
+
+    def decorate(function):
+        if not SIMULATED:
+            return given(data=st.data())(function)
+        phases = (Phase.explicit, Phase.generate)
+        few = settings(max_examples=in_simulator, derandomize=True, phases=phases, deadline=None)
+        return few(given(data=st.data())(function))
+
+    return decorate
+
+
+def _draw(data, operator):
+    sizes = data.draw(CASES[operator].sizes, label=operator)
+    return CASES[operator].draw(sizes), sizes["seed"]
+
+
+@every_dtype
+@every_operator
+def test_values_worked_by_hand(operator, dtype):
+    checks.check_by_hand(OPS, operator, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS[1:] if SIMULATED else FLOATS)
+@every_operator
+def test_agrees_with_the_reference_on_nasties(operator, dtype):
+    for sizes in CASES[operator].nasties:
+        arguments = CASES[operator].draw(sizes)
+        checks.check_parity(OPS, reference, operator, arguments, dtype, sizes["seed"])
+
+
+@every_operator
+@drawn(in_simulator=5)
+def test_agrees_with_the_reference(operator, data):
+    arguments, seed = _draw(data, operator)
+    checks.check_parity(OPS, reference, operator, arguments, np.float32, seed)
+
+
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].kinks])
+@drawn(in_simulator=2)
+def test_agrees_with_the_reference_on_kinks_and_ties(operator, data):
+    sizes = data.draw(CASES[operator].sizes, label=operator)
+    arguments = CASES[operator].kinks(np.random.default_rng(sizes["seed"]), sizes)
+    checks.check_parity(OPS, reference, operator, arguments, np.float64, sizes["seed"])
+
+
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].forward_only])
+@drawn(in_simulator=2)
+def test_forward_without_backward_agrees_with_the_reference(operator, data):
+    sizes = data.draw(CASES[operator].sizes, label=operator)
+    arguments = CASES[operator].forward_only(np.random.default_rng(sizes["seed"]), sizes)
+    checks.check_forward_parity(OPS, reference, operator, arguments, np.float32)
+
+
+@every_operator
+@drawn(in_simulator=1)
+def test_pure_and_repeatable(operator, data):
+    checks.check_pure(OPS, operator, *_draw(data, operator))
+
+
+@every_operator
+@drawn(in_simulator=2)
+def test_need_dx(operator, data):
+    checks.check_need_dx(OPS, operator, *_draw(data, operator))
+
+
+@every_operator
+@drawn(in_simulator=1)
+def test_nan_does_not_vanish(operator, data):
+    checks.check_nan(OPS, reference, operator, *_draw(data, operator))
+
+
+@pytest.mark.skipif(SIMULATED, reason="hours in the simulator")
+@every_dtype
+@every_operator
+def test_same_bits_however_often(operator, dtype):
+    case = CASES[operator]
+    arguments = checks.cast(case.draw(case.large), dtype)
+    checks.check_parity(OPS, reference, operator, arguments, dtype, case.large["seed"])
+    checks.check_pure(OPS, operator, arguments, case.large["seed"], times=8)
+
+
+@pytest.mark.skipif(SIMULATED, reason="the reference's gradients are what the others agree with")
+@every_operator
+@drawn(in_simulator=1)
+def test_gradient(operator, data):
+    checks.check_gradient(OPS, operator, *_draw(data, operator))
+
+
+# More blocks than one, tails that do not fill a tile
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("per_group", [3, 4])
+def test_involution_over_several_blocks(groups, per_group):
+    sizes = {"N": 1, "H": 5, "W": 9, "K": 3, "G": groups, "per_group": per_group * 5}
+    sizes |= {"stride": 1, "dilation": 1, "seed": 1}
+    arguments = CASES["involution"].draw(sizes)
+    checks.check_parity(OPS, reference, "involution", arguments, np.float32, 1)
+
+
+@pytest.mark.parametrize(("rows", "features", "out"), [(17, 19, 9), (61, 3, 2), (8, 4, 8)])
+def test_product_over_several_tiles_and_chunks(rows, features, out):
+    rng = np.random.default_rng(0)
+    arguments = {"x": rng.standard_normal((rows, features)), "bias": rng.standard_normal(out)}
+    arguments["weight"] = rng.standard_normal((features, out))
+    checks.check_parity(OPS, reference, "dense", arguments, np.float32, 1)
+
+
+def test_variance_of_values_far_from_zero():
+    shape = (9, 3, 3) if SIMULATED else (64, 32, 32, 3)
+    x = (1e4 + np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+    gamma, beta = np.ones(3, np.float32), np.zeros(3, np.float32)
+    exact = reference.batchnorm_forward(*(a.astype(np.float64) for a in (x, gamma, beta)), eps=1e-3)
+    y, mean, inv_std = OPS.batchnorm_forward(x, gamma, beta, 1e-3)
+    np.testing.assert_allclose(mean, exact[1], rtol=1e-6)
+    np.testing.assert_allclose(inv_std, exact[2], rtol=1e-3)
+    np.testing.assert_allclose(y, exact[0], atol=5e-3)
+
+
+def test_dropout_is_the_same_on_every_backend():
+    x = np.random.default_rng(0).standard_normal(500).astype(np.float32)
+    for seed in (0, 7, 2**63, 2**64 - 1):
+        expected = reference.dropout_forward(x, 0.4, seed)
+        np.testing.assert_array_equal(OPS.dropout_forward(x, 0.4, seed), expected)
+
+
+def test_a_label_out_of_range_on_the_gpu_shows():
+    logits = np.zeros((2, 3), np.float32)
+    labels = OPS.gpu.to_device(np.array([0, 3]))
+    assert np.isnan(OPS.softmax_cross_entropy_forward(logits, labels)[0])
+
+
+# Updates
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_update_worked_by_hand(update):
+    for hand in UPDATE_CASES[update].hands:
+        checks.check_update_by_hand(OPS, update, hand, np.float64)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@drawn(in_simulator=3)
+def test_update_agrees_with_the_reference(update, data):
+    case = UPDATE_CASES[update]
+    sizes = data.draw(case.sizes, label=update)
+    found = checks.cast(case.arguments(np.random.default_rng(sizes["seed"]), sizes), np.float64)
+    expected = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in found.items()}
+    for step in (1, 2):
+        stepped = {"step": step} if "step" in found else {}
+        getattr(OPS, update)(**(found | stepped))
+        getattr(reference, update)(**(expected | stepped))
+    for name, value in expected.items():
+        if isinstance(value, np.ndarray):
+            checks.assert_close(found[name], value, checks.tolerance(np.float64, 9), name)
+
+
+def test_parameters_side_by_side_change_in_few_launches():
+    layers = Sequential(*(Dense(3, 2, rng=np.random.default_rng(i)) for i in range(5)))
+    twin = copy.deepcopy(layers)
+    layers.to("cuda")
+    optimizers = Adam(layers.parameters(), 0.1), Adam(twin.parameters(), 0.1)
+    rng = np.random.default_rng(1)
+    for parameter, other in zip(layers.parameters(), twin.parameters(), strict=True):
+        other.grad = rng.standard_normal(other.value.shape).astype(np.float32)
+        parameter.grad = OPS.gpu.to_device(other.grad)
+    before = device.launches
+    for optimizer in optimizers:
+        optimizer.step()
+    assert device.launches - before == 2  # ten parameters, eight at once
+    for name, value in twin.state().items():
+        np.testing.assert_allclose(layers.state()[name], value, rtol=1e-5, err_msg=name)
+
+
+# Arrays
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it():
+    first = arrays.empty((3, 5), np.float32)
+    view, memory = first.reshape(-1), first.memory
+    del first
+    assert arrays.empty((5, 3), np.float32).memory is not memory
+    del view
+    assert arrays.empty(15, np.float32).memory is memory
+
+
+def test_packed_arrays_come_back_and_copies_stay_packed():
+    values = [np.arange(3.0), np.arange(4.0).reshape(2, 2), np.arange(2, dtype=np.float32)]
+    packed = arrays.pack(values)
+    assert packed[0].owner is packed[1].owner
+    copies = copy.deepcopy(packed)
+    assert copies[0].owner is copies[1].owner is not packed[0].owner
+    arrays.copy_into(packed[1], np.zeros((2, 2)))
+    for value, kept in zip(values, copies, strict=True):
+        np.testing.assert_array_equal(arrays.to_host(kept), value)
+    np.testing.assert_array_equal(arrays.to_host(packed[1]), 0)
+
+
+def test_in_place_functions_refuse_arrays_of_the_host():
+    ones = np.ones(3, np.float32)
+    with pytest.raises(TypeError, match="must be on the GPU"):
+        OPS.gpu.sgd_update(ones, ones, ones, 0.1, 0.0, False, 0.0)
+
+
+def test_auto_takes_the_gpu():
+    assert choose_backend("auto") == choose_backend("cuda") == "cuda"
+
+
+# Whole networks
+
+
+def _network():
+    rng = np.random.default_rng(0)
+    return Sequential(
+        Conv2D(1, 4, 3, padding="same", rng=rng), ReLU(), MaxPool2D(2),
+        Involution2D(4, 3, groups=2, rng=rng), BatchNorm(4),
+        Flatten(), Dropout(0.5, rng=rng), Dense(16, 3, rng=rng),
+    )  # fmt: skip
+
+
+def _data(count):
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (count, 5, 4, 1), dtype=np.uint8)
+    return Split(images, rng.integers(0, 3, count))
+
+
+def test_training_follows_the_reference():
+    networks = {name: _network().to(name) for name in ("reference", "cuda")}
+    data, histories = _data(5), {}
+    for name, network in networks.items():
+        optimizer = SGD(network.parameters(), 0.05, momentum=0.9)
+        histories[name] = fit(
+            network, data, data, epochs=2, batch_size=3, optimizer=optimizer, clip_norm=1.0
+        )
+    for one, other in zip(*(h.epochs for h in histories.values()), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.val_loss == pytest.approx(other.val_loss, rel=1e-3)
+        assert one.accuracy == other.accuracy
+    expected, found = (network.state() for network in networks.values())
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(*(predict(n, data) for n in networks.values()), atol=1e-3)
+    assert evaluate(networks["cuda"], data)[1] == evaluate(networks["reference"], data)[1]
+
+
+def test_a_network_moves_with_its_optimizer_and_back():
+    network = Sequential(Dense(2, 3, rng=np.random.default_rng(0)))
+    optimizer, loss = Adam(network.parameters(), 0.1), SoftmaxCrossEntropy()
+    twin, twin_loss = copy.deepcopy((network, optimizer)), SoftmaxCrossEntropy()
+    x, labels = np.array([[1, 2], [3, 4]], np.float32), np.array([0, 2])
+    for backend in ("cpu", "cuda", "cpu"):
+        network.to(backend)
+        loss.to(backend)
+        for model, step, criterion in ((network, optimizer, loss), (*twin, twin_loss)):
+            criterion.forward(model.forward(x, training=True), labels)
+            model.backward(criterion.backward())
+            clip_gradients(model.parameters(), 0.5)
+            step.step()
+    for name, value in twin[0].state().items():
+        np.testing.assert_allclose(network.state()[name], value, rtol=1e-4, err_msg=name)
+    for name, value in twin[1].state().items():
+        np.testing.assert_allclose(optimizer.state()[name], value, rtol=1e-4, err_msg=name)
