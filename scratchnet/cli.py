@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        with _plain_warnings():
+        # What is not finite is found and told by fit, which knows where it came from.
+        with _plain_warnings(), np.errstate(over="ignore", invalid="ignore"):
             if getattr(args, "threads", None) is not None:
                 set_threads(args.threads)
             return args.run(args, argv)

@@ -60,13 +60,16 @@ def train(
     """`run_experiment`, telling each epoch on standard output."""
     count = trainable_parameters(experiment.network())
     say(f"{experiment.operator}: {count:,} parameters, {experiment.epochs} epochs")
-    return run_experiment(
-        experiment,
-        data,
-        folder,
-        resume=resume,
-        on_epoch=lambda epoch: say(_epoch_line(epoch, experiment.epochs)),
-    )
+    told = []
+
+    def tell(epoch: Epoch) -> None:
+        told.append(epoch)
+        say(_epoch_line(epoch, experiment.epochs))
+
+    outcome = run_experiment(experiment, data, folder, resume=resume, on_epoch=tell)
+    if not told and not outcome.history.interrupted:
+        say(f"  trained before, taken from {folder}")
+    return outcome
 
 
 def say(line: str) -> None:
