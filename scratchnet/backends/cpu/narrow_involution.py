@@ -46,9 +46,11 @@ def narrow_statistics(
 ) -> tuple[np.ndarray, np.ndarray]:
     """mean and 1 / sqrt(variance + eps) of h = x @ reduce_weight + reduce_bias: (1,), (1,).
 
-    As in `batchnorm`, the variance is that of the deviations, whose own mean is taken off.
+    x (N, H, W, C), reduce_weight (C, 1), reduce_bias (1,). As in `batchnorm`, the variance is that
+    of the deviations, whose own mean is taken off.
     """
     N, H, W, C = x.shape
+    reduce_weight = reduce_weight.reshape(-1)
     image = x.reshape(N, H * W * C)
     work = empty((CHUNKS, 2 * LANES + _whole_vectors(H * W * C)), x.dtype)
     partial = empty((2, CHUNKS), x.dtype)
@@ -93,9 +95,9 @@ def _deviations(x, reduce_weight, reduce_bias, centre, work, partial):
 
 def narrow_involution_forward(
     x: np.ndarray,
+    norm: np.ndarray,
     reduce_weight: np.ndarray,
     reduce_bias: np.ndarray,
-    norm: np.ndarray,
     span_weight: np.ndarray,
     span_bias: np.ndarray,
     K: int,
@@ -103,9 +105,9 @@ def narrow_involution_forward(
 ) -> np.ndarray:
     """The window sums of x (N, H, W, C).
 
-    reduce_weight, reduce_bias   (C,), (1,)
-    norm                         (4,)       mean, inv_std, gamma, beta
-    span_weight, span_bias       (K * K,)
+    norm                         (4, 1)   mean, inv_std, gamma, beta
+    reduce_weight, reduce_bias   (C, 1), (1,)
+    span_weight, span_bias       (1, K * K), (K * K,)
     returns                      like x
     """
     N, H, W, C = x.shape
@@ -113,10 +115,10 @@ def narrow_involution_forward(
     y = empty(x.shape, x.dtype)
     _forward(
         x.reshape(N, H, W * C),
-        reduce_weight,
+        reduce_weight.reshape(-1),
         reduce_bias,
-        norm,
-        span_weight,
+        norm.reshape(-1),
+        span_weight.reshape(-1),
         span_bias,
         offsets,
         pitch,
@@ -171,19 +173,22 @@ def _window_sums(x, t, span_weight, span_bias, offsets, start, stop, y):
 def narrow_involution_backward(
     dy: np.ndarray,
     x: np.ndarray,
+    norm: np.ndarray,
     reduce_weight: np.ndarray,
     reduce_bias: np.ndarray,
-    norm: np.ndarray,
     span_weight: np.ndarray,
     span_bias: np.ndarray,
     K: int,
     dilation: int,
     need_dx: bool,
 ) -> tuple[np.ndarray | None, ...]:
-    """dy like x  ->  dx like x or None, dreduce_weight (C,), dreduce_bias (1,), dgamma (1,),
-    dbeta (1,), dspan_weight (K * K,), dspan_bias (K * K,).
+    """dy like x  ->  dx like x or None, dreduce_weight (C, 1), dreduce_bias, dgamma, dbeta (1,),
+    dspan_weight (1, K * K), dspan_bias (K * K,).
     """
     N, H, W, C = x.shape
+    reduce_weight, norm, span_weight = (
+        array.reshape(-1) for array in (reduce_weight, norm, span_weight)
+    )
     pitch, start, size, offsets = _layout(H, W, C, K, dilation)
     rows = x.reshape(N, H, W * C)
     dzs = empty((N, size), x.dtype)
@@ -208,11 +213,11 @@ def narrow_involution_backward(
     dspan_weight, dspan_bias = dspan.sum(axis=0)
     return (
         dx if need_dx else None,
-        dweight_and_bias[0],
+        dweight_and_bias[0][:, None],
         dweight_and_bias[1].sum(keepdims=True) / x.dtype.type(C),
         dgamma,
         dbeta,
-        dspan_weight,
+        dspan_weight[None],
         dspan_bias,
     )
 

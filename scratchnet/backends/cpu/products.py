@@ -12,15 +12,16 @@ from numba import literally, njit
 from scratchnet.backends.cpu.vectors import broadcast, fma, load, splat, store
 
 STEP = 16  # columns of c come in multiples of this
+WIDE = 32  # and are taken by so many where there are enough
 
 
 @njit(cache=True)
 def multiply(a, a0, a_row, a_step, b, b0, b_row, c, c0, c_row, rows, inner, columns, add):
     """a (rows, inner) @ b (inner, columns), set to c or added to it."""
     j = 0
-    while j + 2 * STEP <= columns:
-        _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, rows, inner, add, 2 * STEP)
-        j += 2 * STEP
+    while j + WIDE <= columns:
+        _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, rows, inner, add, WIDE)
+        j += WIDE
     if j < columns:
         _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, rows, inner, add, STEP)
 

@@ -1,0 +1,402 @@
+"""An involution whose kernels are generated from many hidden channels, as in RedNet.
+
+With h = p @ reduce_weight + reduce_bias and t = relu(gamma * (h - mean) * inv_std + beta), pixel by
+pixel and hidden channel by hidden channel, the kernels of group g are the product
+
+    kernel[k, p] = sum_o span_weight[o, g*K*K + k] * t[o, p] + span_bias[g*K*K + k]
+
+which is made for one image and one group at a time, and used while it is in the second cache: the
+kernels of a batch, K * K / 16 times as large as the image, are never in memory, and backward makes
+them again. Everything that meets the kernels lies channel by channel (o, p), so that the products
+run over pixels as vectors, with rows of `pitch` numbers, 0 beyond the last pixel. The threads share
+the images; statistics are kept for each image, and gradients of the parameters for each of CHUNKS
+chunks of images, and added in order.
+"""
+
+import numpy as np
+from numba import get_num_threads, get_thread_id, njit, prange
+
+from scratchnet.backends.cpu.loops import CHUNKS, SUMS, piece
+from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.products import multiply
+from scratchnet.backends.cpu.window_sums import (
+    LANES,
+    kernel_gradients,
+    kernel_pitch,
+    put_group,
+    take_group,
+    walks,
+    whole,
+    window_sums,
+)
+
+
+def wide_hidden(p: np.ndarray, reduce_weight: np.ndarray, reduce_bias: np.ndarray) -> np.ndarray:
+    """h = p @ reduce_weight + reduce_bias, channel by channel.
+
+    p (N, Ho, Wo, C), reduce_weight (C, O), reduce_bias (O,)  ->  h (N, O, pitch)
+    """
+    N, Ho, Wo, C = p.shape
+    O = reduce_weight.shape[1]
+    h = empty((N, O, kernel_pitch(Ho * Wo)), p.dtype)
+    work = empty((get_num_threads(), Ho * Wo * whole(O)), p.dtype)
+    _reduce(p.reshape(N, -1), _whole_columns(reduce_weight), reduce_bias, Ho * Wo, work, h)
+    return h
+
+
+@njit(parallel=True, cache=True)
+def _reduce(p, weight, bias, pixels, work, h):
+    N, O, _ = h.shape
+    C, columns = weight.shape
+    for n in prange(N):
+        own = work[get_thread_id()]
+        multiply(
+            p[n],
+            0,
+            C,
+            1,
+            weight.reshape(-1),
+            0,
+            columns,
+            own,
+            0,
+            columns,
+            pixels,
+            C,
+            columns,
+            False,
+        )
+        _transpose(own, pixels, columns, h[n])
+        for o in range(O):
+            h[n, o, :pixels] += bias[o]
+
+
+def wide_statistics(h: np.ndarray, pixels: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """mean and 1 / sqrt(variance + eps) of each hidden channel: (O,), (O,).
+
+    As in `batchnorm`, the variance is that of the deviations, whose own mean is taken off.
+    """
+    N, O, _ = h.shape
+    partial = empty((2, N, O), h.dtype)
+    centre = np.zeros(O, h.dtype)
+    for _ in range(2):
+        _deviations(h, pixels, centre, partial)
+        first, second = partial.sum(axis=1) / h.dtype.type(N * pixels)
+        centre += first
+    variance = np.maximum(second - np.square(first), 0)
+    return centre, (1 / np.sqrt(variance + eps)).astype(h.dtype)
+
+
+@njit(parallel=True, cache=True)
+def _deviations(h, pixels, centre, partial):
+    N, O, _ = h.shape
+    for n in prange(N):
+        sums = np.zeros((2, 16), h.dtype)  # side by side, as one sum would wait for itself
+        for o in range(O):
+            sums[:] = 0
+            for first in range(0, pixels, 16):
+                row = h[n, o, first : min(first + 16, pixels)]
+                for e in range(row.size):
+                    deviation = row[e] - centre[o]
+                    sums[0, e] += deviation
+                    sums[1, e] += deviation * deviation
+            partial[0, n, o] = sums[0].sum()
+            partial[1, n, o] = sums[1].sum()
+
+
+def wide_involution_forward(
+    x: np.ndarray,
+    p: np.ndarray,
+    h: np.ndarray,
+    norm: np.ndarray,
+    span_weight: np.ndarray,
+    span_bias: np.ndarray,
+    K: int,
+    stride: int,
+    dilation: int,
+) -> np.ndarray:
+    """The window sums of x (N, H, W, C).
+
+    p             (N, Ho, Wo, C)  x, or its means over cells
+    h             (N, O, pitch)   of `wide_hidden`
+    norm          (4, O)          mean, inv_std, gamma, beta
+    span_weight   (O, G * K * K)
+    span_bias     (G * K * K,)
+    returns       (N, Ho, Wo, C)
+    """
+    N, H, W, C = x.shape
+    Ho, Wo = p.shape[1:3]
+    O, pitch = h.shape[1:]
+    lanes = whole(C // (span_bias.size // (K * K)))
+    rows, _, _ = walks(H, Ho, K, stride, dilation)
+    columns, _, _ = walks(W, Wo, K, stride, dilation)
+    work = empty((get_num_threads(), (H * W + Ho * Wo) * lanes + (O + K * K) * pitch), x.dtype)
+    y = empty((N, Ho, Wo, C), x.dtype)
+    _forward(
+        x.reshape(N, H * W, C), h, norm, span_weight.reshape(-1), span_bias,
+        W, K, lanes, rows, columns, work, y.reshape(N, Ho * Wo, C),
+    )  # fmt: skip
+    return y
+
+
+@njit(parallel=True, cache=True)
+def _forward(x, h, norm, span_weight, span_bias, W, K, lanes, rows, columns, work, y):
+    N, pixels, C = x.shape
+    _, O, pitch = h.shape
+    G = span_bias.size // (K * K)
+    out_pixels = y.shape[1]
+    for n in prange(N):
+        own = work[get_thread_id()]
+        t, own = own[: O * pitch], own[O * pitch :]
+        kernel, own = own[: K * K * pitch], own[K * K * pitch :]
+        xs, ys = own[: pixels * lanes], own[pixels * lanes :]
+        _hidden(h[n], norm, out_pixels, t)
+        for g in range(G):
+            _generate(span_weight, span_bias, g, K, t, O, pitch, kernel)
+            take_group(x[n], g, C // G, lanes, xs)
+            window_sums(xs, W, kernel, pitch, K, rows, columns, lanes, False, ys)
+            put_group(ys, lanes, g, C // G, y[n])
+
+
+@njit(cache=True)
+def _hidden(h, norm, pixels, t):
+    """t = relu(gamma * (h - mean) * inv_std + beta), and 0 beyond the last pixel."""
+    O, pitch = h.shape
+    zero = h.dtype.type(0)
+    for o in range(O):
+        mean, scale, beta = norm[0, o], norm[2, o] * norm[1, o], norm[3, o]
+        source, target = h[o], t[o * pitch : (o + 1) * pitch]
+        for p in range(pixels):
+            z = (source[p] - mean) * scale + beta
+            target[p] = zero if z <= zero else z
+        target[pixels:] = 0
+
+
+@njit(cache=True)
+def _generate(span_weight, span_bias, g, K, t, O, pitch, kernel):
+    """The kernels of group g, tap by tap: its columns of span_weight, transposed, times t."""
+    taps, row = K * K, span_bias.size
+    for k in range(taps):
+        kernel[k * pitch : (k + 1) * pitch] = span_bias[g * taps + k]
+    multiply(
+        span_weight, g * taps, 1, row, t, 0, pitch, kernel, 0, pitch, taps, O, pitch - LANES, True
+    )
+
+
+def wide_involution_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    p: np.ndarray,
+    h: np.ndarray,
+    norm: np.ndarray,
+    reduce_weight: np.ndarray,
+    span_weight: np.ndarray,
+    span_bias: np.ndarray,
+    K: int,
+    stride: int,
+    dilation: int,
+    need_dx: bool,
+) -> tuple[np.ndarray | None, ...]:
+    """dy (N, Ho, Wo, C)  ->  dx along the windows like x and dp like p, or None and None;
+    dreduce_weight (C, O), dreduce_bias, dgamma, dbeta (O,), dspan_weight, dspan_bias.
+    """
+    N, H, W, C = x.shape
+    Ho, Wo = dy.shape[1:3]
+    O, pitch = h.shape[1:]
+    taps, hidden, lanes = K * K, whole(O), whole(C * K * K // span_bias.size)
+    rows, back_rows, _ = walks(H, Ho, K, stride, dilation)
+    _, back_columns, ranges = walks(W, Wo, K, stride, dilation)
+    threads = get_num_threads()
+    pixel_work = empty((threads, (2 * H * W + Ho * Wo) * lanes), x.dtype)
+    hidden_work = empty((threads, 2, O * pitch), x.dtype)
+    kernel_work = empty((threads, 2, taps * pitch), x.dtype)
+    row_work = empty((threads, Ho * Wo * max(hidden, whole(C))), x.dtype)
+    dx = empty(x.shape if need_dx else (N, 0, 0, C), x.dtype)
+    dz = empty(h.shape, x.dtype)
+    dspan_weight = empty((CHUNKS, span_bias.size, hidden), x.dtype)
+    dspan_bias = empty((N, span_bias.size), x.dtype)
+    dnorm = empty((N, 2, O), x.dtype)
+    _to_hidden(
+        dy.reshape(N, Ho * Wo, C), x.reshape(N, H * W, C), h, norm, span_weight.reshape(-1),
+        span_bias, W, Wo, K, stride, dilation, lanes, rows, ranges, back_rows, back_columns,
+        pixel_work, hidden_work, kernel_work, row_work,
+        dx.reshape(N, -1, C), dz, dspan_weight, dspan_bias, dnorm,
+    )  # fmt: skip
+    dgamma, dbeta = dnorm.sum(axis=0)
+    dp = empty(p.shape if need_dx else (N, 0, 0, C), x.dtype)
+    dreduce_weight = empty((CHUNKS, C, hidden), x.dtype)
+    dreduce_bias = empty((N, O), x.dtype)
+    _to_input(
+        dz, h, p.reshape(N, Ho * Wo, C), norm, np.stack([dgamma, dbeta]) / (N * Ho * Wo),
+        _whole_columns(reduce_weight.T), row_work, dp.reshape(N, -1, C),
+        dreduce_weight, dreduce_bias,
+    )  # fmt: skip
+    return (
+        dx if need_dx else None,
+        dp if need_dx else None,
+        dreduce_weight.sum(axis=0)[:, :O],
+        dreduce_bias.sum(axis=0),
+        dgamma,
+        dbeta,
+        dspan_weight.sum(axis=0)[:, :O].T,
+        dspan_bias.sum(axis=0),
+    )
+
+
+@njit(parallel=True, cache=True)
+def _to_hidden(
+    dy, x, h, norm, span_weight, span_bias, W, Wo, K, stride, dilation, lanes, rows, ranges,
+    back_rows, back_columns, pixel_work, hidden_work, kernel_work, row_work,
+    dx, dz, dspan_weight, dspan_bias, dnorm,
+):  # fmt: skip
+    """From dy along the kernels to dz, the gradient before the ReLU, along the windows to dx."""
+    N, pixels, C = x.shape
+    _, O, pitch = h.shape
+    taps, columns = K * K, dspan_weight.shape[2]
+    G = span_bias.size // taps
+    out_pixels = dy.shape[1]
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(N, chunk)
+        thread = get_thread_id()
+        t, dt = hidden_work[thread, 0], hidden_work[thread, 1]
+        kernel, dkernel = kernel_work[thread, 0], kernel_work[thread, 1]
+        t_rows, own = row_work[thread], pixel_work[thread]
+        xs, own = own[: pixels * lanes], own[pixels * lanes :]
+        dxs, dys = own[: pixels * lanes], own[pixels * lanes :]
+        dweight = dspan_weight[chunk].reshape(-1)
+        dweight[:] = 0
+        for n in range(lo, hi):
+            _hidden(h[n], norm, out_pixels, t)
+            _transpose_back(t, pitch, O, out_pixels, columns, t_rows)
+            dt[:] = 0
+            for g in range(G):
+                take_group(x[n], g, C // G, lanes, xs)
+                take_group(dy[n], g, C // G, lanes, dys)
+                if dx.size:
+                    _generate(span_weight, span_bias, g, K, t, O, pitch, kernel)
+                    window_sums(
+                        dys, Wo, kernel, pitch, K, back_rows, back_columns, lanes, True, dxs
+                    )
+                    put_group(dxs, lanes, g, C // G, dx[n])
+                kernel_gradients(
+                    dys, xs, W, pitch, K, stride, dilation, rows, Wo, ranges, lanes, dkernel
+                )
+                first = g * taps
+                multiply(
+                    span_weight, first, span_bias.size, 1, dkernel, 0, pitch,
+                    dt, 0, pitch, O, taps, pitch - LANES, True,
+                )  # fmt: skip
+                multiply(
+                    dkernel, 0, pitch, 1, t_rows, 0, columns,
+                    dweight, first * columns, columns, taps, out_pixels, columns, True,
+                )  # fmt: skip
+                _row_sums(dkernel, pitch, dspan_bias[n, first : first + taps])
+            _norm_gradients(dt, t, h[n], norm, out_pixels, dz[n], dnorm[n])
+
+
+@njit(cache=True, fastmath=SUMS)
+def _row_sums(rows, pitch, sums):
+    for k in range(sums.size):
+        total = rows.dtype.type(0)
+        for number in rows[k * pitch : (k + 1) * pitch]:
+            total += number
+        sums[k] = total
+
+
+@njit(cache=True, fastmath=SUMS)
+def _norm_gradients(dt, t, h, norm, pixels, dz, dnorm):
+    """dz where the ReLU was open, and this image's part of dgamma and dbeta."""
+    O, pitch = h.shape
+    zero = h.dtype.type(0)
+    for o in range(O):
+        mean, inv_std = norm[0, o], norm[1, o]
+        dt_o, t_o = dt[o * pitch : (o + 1) * pitch], t[o * pitch : (o + 1) * pitch]
+        h_o, dz_o = h[o], dz[o]
+        for e in range(pixels):
+            dz_o[e] = dt_o[e] if t_o[e] > zero else zero
+        dgamma = dbeta = zero
+        for e in range(pixels):
+            dgamma += dz_o[e] * ((h_o[e] - mean) * inv_std)
+            dbeta += dz_o[e]
+        dnorm[0, o], dnorm[1, o] = dgamma, dbeta
+
+
+@njit(parallel=True, cache=True)
+def _to_input(dz, h, p, norm, dnorm, weight, row_work, dp, dreduce_weight, dreduce_bias):
+    """From dz through the norm to dh, and from there to dp and the gradients of `reduce`."""
+    N, O, pitch = h.shape
+    _, pixels, C = p.shape
+    columns, hidden = weight.shape[1], dreduce_weight.shape[2]
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(N, chunk)
+        rows = row_work[get_thread_id()]
+        dweight = dreduce_weight[chunk].reshape(-1)
+        dweight[:] = 0
+        for n in range(lo, hi):
+            dh = dz[n].reshape(-1)
+            _norm_input_gradient(dz[n], h[n], norm, dnorm, pixels)
+            for o in range(O):
+                dreduce_bias[n, o] = dz[n, o, :pixels].sum()
+            _transpose_back(dh, pitch, O, pixels, hidden, rows)
+            multiply(
+                p[n].reshape(-1),
+                0,
+                1,
+                C,
+                rows,
+                0,
+                hidden,
+                dweight,
+                0,
+                hidden,
+                C,
+                pixels,
+                hidden,
+                True,
+            )
+            if dp.size:
+                multiply(
+                    dh, 0, 1, pitch, weight.reshape(-1), 0, columns,
+                    rows, 0, columns, pixels, O, columns, False,
+                )  # fmt: skip
+                put_group(rows, columns, 0, C, dp[n])
+
+
+@njit(cache=True, fastmath=SUMS)
+def _norm_input_gradient(dz, h, norm, dnorm, pixels):
+    """dz becomes dh = gamma * inv_std * (dz - dbeta / M - xhat * dgamma / M)."""
+    for o in range(dz.shape[0]):
+        mean, inv_std, gamma = norm[0, o], norm[1, o], norm[2, o]
+        dgamma, dbeta = dnorm[0, o], dnorm[1, o]
+        dz_o, h_o = dz[o], h[o]
+        for e in range(pixels):
+            xhat = (h_o[e] - mean) * inv_std
+            dz_o[e] = gamma * inv_std * (dz_o[e] - dbeta - xhat * dgamma)
+
+
+@njit(cache=True)
+def _transpose(rows, pixels, columns, h):
+    """Pixel by pixel (pixels, columns) to channel by channel (O, pitch), 0 beyond the pixels."""
+    for o in range(h.shape[0]):
+        target, source = h[o], rows[o:]
+        for p in range(pixels):
+            target[p] = source[p * columns]
+        target[pixels:] = 0
+
+
+@njit(cache=True)
+def _transpose_back(t, pitch, O, pixels, columns, rows):
+    """Channel by channel to pixel by pixel, 0 beyond the channels."""
+    rows[: pixels * columns] = 0
+    for o in range(O):
+        source, target = t[o * pitch : o * pitch + pixels], rows[o:]
+        for p in range(pixels):
+            target[p * columns] = source[p]
+
+
+def _whole_columns(matrix: np.ndarray) -> np.ndarray:
+    """The matrix with columns of zeros appended, to whole vectors."""
+    rows, columns = matrix.shape
+    padded = np.zeros((rows, whole(columns)), matrix.dtype)
+    padded[:, :columns] = matrix
+    return padded
