@@ -216,6 +216,9 @@ def main() -> None:
         return
     where = machine()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"other work is under way here (load {busy:.1f}), which disturbs the figures")
     if options.peers:
         absent = [name for name in ("torch", "keras", "tensorflow") if not find_spec(name)]
         for name in absent:

@@ -23,6 +23,7 @@ from scratchnet import (
     Sequential,
 )
 from scratchnet.backends import BACKENDS
+from scratchnet.layers.attention import WindowAttention2D
 
 SIZES = st.integers(1, 4)
 PADDINGS = st.sampled_from(["valid", "same", "ceil", 0, 1, 2])
@@ -57,6 +58,14 @@ def involutions(draw):
 
 
 @st.composite
+def attentions(draw):
+    G = draw(st.integers(1, 2))
+    C = G * draw(SIZES)
+    K, dilation = draw(st.sampled_from([1, 3])), draw(st.integers(1, 2))
+    return C, WindowAttention2D(C, K, G, dilation, draw(st.booleans()), rng=seeded())
+
+
+@st.composite
 def pools(draw):
     size = draw(SIZES)
     padding = draw(st.sampled_from(["valid", "same", "ceil", *range(size)]))
@@ -79,7 +88,9 @@ def branches(draw):
     return C, Residual(Sequential(body, BatchNorm(body.out_channels), ReLU()), shortcut)
 
 
-any_layer = st.one_of(convolutions(), involutions(), pools(), simple_layers(), branches())
+any_layer = st.one_of(
+    convolutions(), involutions(), attentions(), pools(), simple_layers(), branches()
+)
 
 
 @given(any_layer, st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
@@ -171,6 +182,7 @@ def every_kind():
     layers = [
         Conv2D(4, 6, 3, padding="same", rng=seeded()),
         Involution2D(4, 3, groups=2, stride=2, rng=seeded()),
+        WindowAttention2D(4, 3, groups=2, rng=seeded()),
         BatchNorm(4),
         MaxPool2D(2),
         AvgPool2D(3, stride=1, padding="same"),
@@ -219,6 +231,7 @@ def test_backward_needs_a_training_forward():
     for layer in [
         Conv2D(4, 6, 3),
         Involution2D(4),
+        WindowAttention2D(4),
         BatchNorm(4),
         MaxPool2D(2),
         AvgPool2D(2),
@@ -243,6 +256,7 @@ def test_the_first_layer_can_leave_out_the_gradient_of_its_input(backend):
     for first in (
         Conv2D(3, 4, 3, rng=seeded()),
         Involution2D(3, rng=seeded()),
+        WindowAttention2D(3, rng=seeded()),
         branch,
         Sequential(Conv2D(3, 4, 3, rng=seeded()), ReLU(), MaxPool2D(2)),
     ):
@@ -297,6 +311,8 @@ def test_names_of_parameters():
     ]
     untrained = [p.name.split(".")[-1] for p in small_network().parameters() if not p.trainable]
     assert untrained == ["running_mean", "running_var"] * 2
+    attention = [p.name for p in WindowAttention2D(4).parameters()]
+    assert attention[0] == "position" and "query.weight" in attention
     shortcut = Residual(ReLU(), Conv2D(1, 1, 1)).parameters()
     assert [p.name for p in shortcut] == ["shortcut.weight", "shortcut.bias"]
 
@@ -470,6 +486,7 @@ def test_the_involution_of_the_paper_in_numbers(C, K, parameters, multiply_adds)
         (Conv2D(4, 6, 3, padding=1, groups=2), (5, 5, 4), 5 * 5 * 6 * 9 * 2),
         (Conv2D(1, 1, 3, dilation=2), (7, 7, 1), 3 * 3 * 9),
         (Involution2D(4, 3, stride=2), (5, 5, 4), 9 * (4 * 2 + 2 * 9 + 4 * 9)),
+        (WindowAttention2D(4, 3), (5, 6, 4), 30 * (3 * 16 + 2 * 4 * 9)),
         (Dense(12, 5), (12,), 60),
         (Dense(3, 5), (4, 4, 3), 16 * 15),
         (AvgPool2D(2), (5, 5, 3), 2 * 2 * 3 * 4),
@@ -518,6 +535,8 @@ IMAGE = normal(2, 6, 6, 4)
         (lambda: Involution2D(4, 4), "the kernel size of an involution must be odd, got 4"),
         (lambda: Involution2D(4, 3, groups=3), "channels 4 is not divisible by 3 groups"),
         (lambda: Involution2D(4, reduction=0), "reduction must be a whole number"),
+        (lambda: WindowAttention2D(4, 2), "must be odd, got 2"),
+        (lambda: WindowAttention2D(4, 3, groups=3), "not divisible by 3 groups"),
         (lambda: BatchNorm(4, momentum=1.5), "momentum must be a number of at least 0 and at most"),
         (lambda: BatchNorm(4, eps=0), "eps must be a number above 0, got 0"),
         (lambda: MaxPool2D(0), "size must be a whole number of at least 1"),
@@ -548,6 +567,7 @@ def test_settings_that_are_refused(make, message):
         (Involution2D(3), IMAGE, ValueError, r"\(H, W, 3\), got \(6, 6, 4\)"),
         (Involution2D(4), IMAGE[0], ValueError, r"shape \(N, H, W, C\)"),
         (Involution2D(4), IMAGE.astype(np.float64), TypeError, "must be float64 like the input"),
+        (WindowAttention2D(3), IMAGE, ValueError, "x must have 3 channels, got 4"),
         (BatchNorm(3), IMAGE, ValueError, r"gamma must have shape \(4,\), got \(3,\)"),
         (BatchNorm(4), IMAGE[0, 0, 0], ValueError, "channels|axes|shape"),
         (Dense(3, 2), IMAGE, ValueError, r"x must have shape \(..., 3\)"),
