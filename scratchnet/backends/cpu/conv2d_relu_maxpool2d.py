@@ -35,7 +35,7 @@ from scratchnet.backends.cpu.direct import (
 )
 from scratchnet.backends.cpu.maxpool2d import maxpool2d_backward, maxpool2d_forward
 from scratchnet.backends.cpu.memory import empty, zeros
-from scratchnet.backends.cpu.pooling import pool_band, spread_image
+from scratchnet.backends.cpu.pooling import clear, pool_band, spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, VECTOR_BYTES, scaled_tile
 from scratchnet.backends.cpu.winograd import suits, winograd_convolve
 from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
@@ -95,16 +95,26 @@ def _forward(
     x, top, left, pixels, taps, run, panels, width, bias, size, z_width, images, bands, y, argmax
 ):
     """Each image belongs to one thread, and so does its scratch."""
-    N, Ho, _, _ = y.shape
-    for n in prange(N):
-        image, z = images[get_thread_id()], bands[get_thread_id()]
-        pad_image(x[n], top, left, image)
-        for i in range(Ho):
-            first, last = i * size * z_width, (i + 1) * size * z_width
-            convolve_band(
-                image.reshape(-1), pixels, first, last, taps, run, panels, width, z.reshape(-1)
-            )
-            pool_band(z, z_width, width // 2, bias, size, y[n, i], argmax[n, i])
+    for n in prange(x.shape[0]):
+        thread = get_thread_id()
+        pad_image(x[n], top, left, images[thread])
+        _forward_image(
+            images[thread], pixels, taps, run, panels, width, bias, size, z_width, bands[thread],
+            y[n], argmax[n],
+        )  # fmt: skip
+
+
+@njit(cache=True)
+def _forward_image(
+    image, pixels, taps, run, panels, width, bias, size, z_width, z, y, argmax
+):  # fmt: skip
+    """Band by band: the sums of `size` rows into z, then one row of y and argmax."""
+    for i in range(y.shape[0]):
+        first, last = i * size * z_width, (i + 1) * size * z_width
+        convolve_band(
+            image.reshape(-1), pixels, first, last, taps, run, panels, width, z.reshape(-1)
+        )
+        pool_band(z, z_width, width // 2, bias, size, y[i], argmax[i])
 
 
 def conv2d_relu_maxpool2d_backward(
@@ -211,7 +221,7 @@ def _add_dweight(
     Ho, Wo, O = dy.shape
     _, Wp, C = image.shape
     longest = values.size // O
-    counts[:O] = 0
+    clear(counts)
     for i in range(Ho):
         for j in range(Wo):
             cell = (i * Wp + j) * size * C

@@ -60,14 +60,18 @@ def pad_image(x, top, left, padded):
     """x (H, W, C) into the middle of padded (Hp, Wp, C), zero around."""
     H, W, C = x.shape
     Hp, Wp, _ = padded.shape
+    zero = x.dtype.type(0)
+    source, out = x.reshape(-1), padded.reshape(-1)
     for r in range(Hp):
-        row = padded[r].reshape(-1)
-        if r < top or r >= top + H:
-            row[:] = 0
-        else:
-            row[: left * C] = 0
-            row[left * C : (left + W) * C] = x[r - top].reshape(-1)
-            row[(left + W) * C :] = 0
+        first = r * Wp * C
+        inside = top <= r < top + H
+        begin, end = (left * C, (left + W) * C) if inside else (0, 0)
+        for e in range(begin):
+            out[first + e] = zero
+        for e in range(end - begin):
+            out[first + begin + e] = source[(r - top) * W * C + e]
+        for e in range(end, Wp * C):
+            out[first + e] = zero
 
 
 @njit(cache=True)
@@ -114,21 +118,28 @@ def convolve(
 @njit(parallel=True, cache=True)
 def _convolve(x, top, left, pixels, taps, run, panels, width, bias, relu, images, bands, y):
     """Each image belongs to one thread, and so does its scratch."""
-    N, Ho, Wo, O = y.shape
+    for n in prange(x.shape[0]):
+        thread = get_thread_id()
+        pad_image(x[n], top, left, images[thread])
+        _convolve_image(
+            images[thread], pixels, taps, run, panels, width, bias, relu, bands[thread], y[n]
+        )
+
+
+@njit(cache=True)
+def _convolve_image(image, pixels, taps, run, panels, width, bias, relu, z, y):
+    """Row by row: the sums into z (Wo + ROWS, Op), then bias and ReLU into y (Ho, Wo, O)."""
+    Ho, Wo, O = y.shape
     zero = y.dtype.type(0)
-    for n in prange(N):
-        image, z = images[get_thread_id()], bands[get_thread_id()]
-        pad_image(x[n], top, left, image)
-        for i in range(Ho):
-            convolve_band(
-                image.reshape(-1), pixels, i * Wo, (i + 1) * Wo, taps, run, panels, width,
-                z.reshape(-1),
-            )  # fmt: skip
-            for j in range(Wo):
-                row = y[n, i, j]
-                for o in range(O):
-                    value = z[j, o] + bias[o]
-                    row[o] = zero if relu and value <= zero else value  # a NaN stays
+    for i in range(Ho):
+        convolve_band(
+            image.reshape(-1), pixels, i * Wo, (i + 1) * Wo, taps, run, panels, width,
+            z.reshape(-1),
+        )  # fmt: skip
+        for j in range(Wo):
+            for o in range(O):
+                value = z[j, o] + bias[o]
+                y[i, j, o] = zero if relu and value <= zero else value  # a NaN stays
 
 
 def correlate(
@@ -183,34 +194,52 @@ def _correlate(
     x, dy, top, left, taps, stride, width, argmax, size, images, gradients, dweights, dbiases
 ):
     """Each chunk of images belongs to one thread, with its sums."""
-    N, _, _, O = dy.shape
-    _, Ho, Wo, Op = gradients.shape
-    rows = max(1, BAND // (Wo * Op))
+    N = x.shape[0]
     for chunk in prange(CHUNKS):
         image, dz = images[get_thread_id()], gradients[get_thread_id()]
-        dbias = dbiases[chunk]
         for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
             pad_image(x[n], top, left, image)
             if argmax.size > 0:
                 spread_image(dy[n], argmax[n], width // 2, size, 0, 0, dz)
             else:
-                for i in range(Ho):
-                    for j in range(Wo):
-                        dz[i, j, :O] = dy[n, i, j]
-            for first in range(0, Ho, rows):
-                last = min(first + rows, Ho)
-                for i in range(first, last):
-                    for j in range(Wo):
-                        row = dz[i, j]
-                        for o in range(O):
-                            dbias[o] += row[o]
-                correlate_band(
-                    image, first, last, stride, taps, dz[first:last], width, dweights[chunk]
-                )
+                place(dy[n], dz)
+            _correlate_image(image, stride, taps, dz, width, dweights[chunk], dbiases[chunk])
 
 
 @njit(cache=True)
-def correlate_band(image, first, last, stride, taps, band, width, dweight):
+def place(dy, dz):
+    """dy (Ho, Wo, O) into the first corner of dz, whose rest stays."""
+    Ho, Wo, O = dy.shape
+    for i in range(Ho):
+        for j in range(Wo):
+            for o in range(O):
+                dz[i, j, o] = dy[i, j, o]
+
+
+@njit(cache=True)
+def add_pixels(dz, total):
+    """total (O,) += the sum of dz (Ho, Wo, Op) over its pixels."""
+    Ho, Wo, _ = dz.shape
+    for i in range(Ho):
+        for j in range(Wo):
+            for o in range(total.size):
+                total[o] += dz[i, j, o]
+
+
+@njit(cache=True)
+def _correlate_image(image, stride, taps, dz, width, dweight, dbias):
+    """Band by band, so that dz is in the first cache while all taps pass by."""
+    Ho, Wo, Op = dz.shape
+    rows = max(1, BAND // (Wo * Op))
+    for first in range(0, Ho, rows):
+        last = min(first + rows, Ho)
+        band = dz[first:last]
+        add_pixels(band, dbias)
+        _correlate_band(image, first, last, stride, taps, band, width, dweight)
+
+
+@njit(cache=True)
+def _correlate_band(image, first, last, stride, taps, band, width, dweight):
     """dweight[t, :] += sum_{i,j} image[row i, pixel j, tap t] * band[i - first, j, :]."""
     _, Wo, Op = band.shape
     _, Wp, C = image.shape

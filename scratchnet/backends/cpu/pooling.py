@@ -42,7 +42,7 @@ def pool_band(z, z_width, lanes, bias, size, y, argmax):
 def spread_image(dy, argmax, lanes, size, top, left, dz):
     """dy, argmax (Ho, Wo, O)  ->  dz (Hz, Wz, >= O): cell (0, 0) starts at pixel (top, left)."""
     Ho, Wo, O = dy.shape
-    dz[:] = 0
+    clear(dz)
     _, Wz, Op = dz.shape
     numbers, winners, out = dy.reshape(-1), argmax.reshape(-1), dz.reshape(-1)
     whole = O // lanes * lanes
@@ -57,3 +57,12 @@ def spread_image(dy, argmax, lanes, size, top, left, dz):
                 for o in range(whole, O):
                     if winners[first + o] == tap:
                         out[at + o] = numbers[first + o]
+
+
+@njit(cache=True)
+def clear(array):
+    """Zero, written as a loop: an assignment to a whole array takes a second to compile."""
+    flat = array.reshape(-1)
+    zero = array.dtype.type(0)
+    for e in range(flat.size):
+        flat[e] = zero

@@ -16,9 +16,9 @@ Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks"
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.direct import CHUNKS, pad_image
+from scratchnet.backends.cpu.direct import CHUNKS, add_pixels, pad_image, place
 from scratchnet.backends.cpu.memory import empty
-from scratchnet.backends.cpu.pooling import pool_band, spread_image
+from scratchnet.backends.cpu.pooling import clear, pool_band, spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, linear_map, product_tile
 from scratchnet.geometry import Geometry
 
@@ -138,9 +138,10 @@ def _transform_image(image, th, tw, first, plane, part, planes):
 
 
 @njit(cache=True)
-def _transform_back(products, th, tw, first, plane, part, z):
+def _transform_back(products, th, tw, first, part, z):
     """A^T m A for the tiles of one image, from tile number first: z (4 * th, 4 * tw, Op)."""
     _, Wz, Op = z.shape
+    plane = products.size // 36
     pixels = z.reshape(-1)
     for tile in range(th * tw):
         corner = (tile // tw * 4 * Wz + tile % tw * 4) * Op
@@ -158,43 +159,57 @@ def _convolve(
     padded_images, image_planes, product_planes, z_images, y, argmax,
 ):  # fmt: skip
     """Each block of images belongs to one thread, and so does its scratch."""
-    N, _, _, C = x.shape
-    Op = z_images.shape[3]
+    N = x.shape[0]
     plane = image_planes.shape[1] // 36
-    product_plane = product_planes.shape[1] // 36
-    per_image = th * tw
     for block in prange(-(-N // images)):
         thread = get_thread_id()
         image, planes, products = (
-            padded_images[thread], image_planes[thread], product_planes[thread]
-        )  # fmt: skip
-        z = z_images[thread]
+            padded_images[thread],
+            image_planes[thread],
+            product_planes[thread],
+        )
         part = np.empty(36 * LANES, x.dtype)
-        start = np.zeros(1, np.int64)
         first, last = block * images, min((block + 1) * images, N)
-        rows = np.arange(per_image * images + ROWS) * C
         for n in range(first, last):
             if spread:
                 spread_image(x[n], argmax[n], LANES, size, top, left, image)
             else:
                 pad_image(x[n], top, left, image)
-            _transform_image(image, th, tw, (n - first) * per_image, plane, part, planes)
-        for p in range(36):
-            for column in range(0, Op, WIDTH):
-                for tile in range(0, (last - first) * per_image, ROWS):
-                    product_tile(
-                        planes, p * plane, rows, tile, start, C, 1,
-                        weight, (p * Op + column) * C, WIDTH,
-                        products, p * product_plane + tile * Op + column, Op, False, ROWS, 2,
-                    )  # fmt: skip
+            _transform_image(image, th, tw, (n - first) * th * tw, plane, part, planes)
+        _multiply(planes, weight, (last - first) * th * tw, x.shape[3], products)
         for n in range(first, last):
-            _transform_back(products, th, tw, (n - first) * per_image, product_plane, part, z)
+            z = z_images[thread]
+            _transform_back(products, th, tw, (n - first) * th * tw, part, z)
             if size > 0 and not spread:
-                for i in range(y.shape[1]):
-                    band = z[i * size : (i + 1) * size].reshape(-1, Op)
-                    pool_band(band, z.shape[1], LANES, bias, size, y[n, i], argmax[n, i])
+                _pool(z, bias, size, y[n], argmax[n])
             else:
                 _finish(z, bias, relu, y[n])
+
+
+@njit(cache=True)
+def _multiply(planes, weight, tiles, C, products):
+    """The 36 matrix products, (tiles, C) by (C, Op)."""
+    Op = weight.size // (36 * C)
+    plane, product_plane = planes.size // 36, products.size // 36
+    start = np.zeros(1, np.int64)
+    rows = np.arange(tiles + ROWS) * C
+    for p in range(36):
+        for column in range(0, Op, WIDTH):
+            for tile in range(0, tiles, ROWS):
+                product_tile(
+                    planes, p * plane, rows, tile, start, C, 1,
+                    weight, (p * Op + column) * C, WIDTH,
+                    products, p * product_plane + tile * Op + column, Op, False, ROWS, 2,
+                )  # fmt: skip
+
+
+@njit(cache=True)
+def _pool(z, bias, size, y, argmax):
+    """y, argmax (Ho, Wo, O) of z, cell row by cell row."""
+    Wz, Op = z.shape[1:]
+    for i in range(y.shape[0]):
+        band = z[i * size : (i + 1) * size].reshape((size * Wz, Op))
+        pool_band(band, Wz, LANES, bias, size, y[i], argmax[i])
 
 
 @njit(cache=True)
@@ -244,50 +259,46 @@ def _correlate(
     padded_images, z_images, image_planes, gradient_planes, sums, dbiases,
 ):  # fmt: skip
     """Each chunk of images belongs to one thread, with its sums."""
-    N, _, _, C = x.shape
-    chunks, _, _, Op = sums.shape
-    plane = image_planes.shape[1] // 36
-    gradient_plane = gradient_planes.shape[1] // 36
+    N, chunks = x.shape[0], sums.shape[0]
+    plane, gradient_plane = image_planes.shape[1] // 36, gradient_planes.shape[1] // 36
     per_image = th * tw
     for chunk in prange(chunks):
         thread = get_thread_id()
         image, z = padded_images[thread], z_images[thread]
         planes, gradients = image_planes[thread], gradient_planes[thread]
         part = np.empty(36 * LANES, x.dtype)
-        start = np.zeros(1, np.int64)
-        rows = np.arange(C)
-        total = sums[chunk].reshape(-1)
-        z[:] = 0
+        clear(z)
         lo, hi = chunk * N // chunks, (chunk + 1) * N // chunks
         for first in range(lo, hi, images):
             last = min(first + images, hi)
             for n in range(first, last):
+                done = (n - first) * per_image
                 pad_image(x[n], top, left, image)
-                _transform_image(image, th, tw, (n - first) * per_image, plane, part, planes)
-                _place(dy[n], z, dbiases[chunk])
-                _transform_gradient(
-                    z, th, tw, (n - first) * per_image, gradient_plane, part, gradients
-                )
-            for p in range(36):
-                for column in range(0, Op, WIDTH):
-                    for c in range(0, C, ROWS):
-                        product_tile(
-                            planes, p * plane, rows, c, start, (last - first) * per_image, C,
-                            gradients, p * gradient_plane + column, Op,
-                            total, (p * C + c) * Op + column, Op, first > lo, ROWS, 2,
-                        )  # fmt: skip
+                _transform_image(image, th, tw, done, plane, part, planes)
+                place(dy[n], z)
+                add_pixels(z, dbiases[chunk])
+                _transform_gradient(z, th, tw, done, gradient_plane, part, gradients)
+            _add_products(
+                planes, gradients, (last - first) * per_image, x.shape[3], first > lo, sums[chunk]
+            )
 
 
 @njit(cache=True)
-def _place(dy, z, dbias):
-    """dy (Ho, Wo, O) into the corner of z, whose rest is 0, and its sum to dbias."""
-    Ho, Wo, O = dy.shape
-    for i in range(Ho):
-        for j in range(Wo):
-            row, into = dy[i, j], z[i, j]
-            for o in range(O):
-                into[o] = row[o]
-                dbias[o] += row[o]
+def _add_products(planes, gradients, tiles, C, more, sums):
+    """sums (36, C, Op): (+)= the 36 matrix products, (C, tiles) by (tiles, Op)."""
+    Op = sums.shape[2]
+    plane, gradient_plane = planes.size // 36, gradients.size // 36
+    start = np.zeros(1, np.int64)
+    rows = np.arange(C)
+    total = sums.reshape(-1)
+    for p in range(36):
+        for column in range(0, Op, WIDTH):
+            for c in range(0, C, ROWS):
+                product_tile(
+                    planes, p * plane, rows, c, start, tiles, C,
+                    gradients, p * gradient_plane + column, Op,
+                    total, (p * C + c) * Op + column, Op, more, ROWS, 2,
+                )  # fmt: skip
 
 
 @njit(cache=True)
