@@ -19,6 +19,8 @@ import numpy as np
 
 from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda
 
+ALIGNMENT = 16  # bytes: what load4 reads at once
+
 _free: dict[tuple, list] = defaultdict(list)  # what nobody holds, by dtype and size
 
 
@@ -144,7 +146,7 @@ def to_device(array: Any) -> Array:
     """An array on the GPU: what is there already is taken as it is, a NumPy array is copied there.
 
     Arrays of PyTorch, CuPy and Numba on the GPU come in without a copy, through
-    `__cuda_array_interface__`. raises ValueError where such an array is not C-contiguous
+    `__cuda_array_interface__`. raises ValueError where such an array is not C-contiguous or aligned
     """
     if isinstance(array, Array):
         return array
@@ -163,6 +165,10 @@ def _borrowed(array: Any) -> Array:
         raise ValueError(
             f"arrays on the GPU must be C-contiguous, got shape {tuple(view.shape)} with strides "
             f"{tuple(view.strides)}"
+        )
+    if array.__cuda_array_interface__["data"][0] % ALIGNMENT:
+        raise ValueError(
+            f"arrays on the GPU must start at a multiple of {ALIGNMENT} bytes: copy it"
         )
     return Array(tuple(view.shape), np.dtype(view.dtype), view.reshape(view.size), array)
 

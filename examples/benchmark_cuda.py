@@ -1,0 +1,256 @@
+"""The involution kernels beside the official algorithm and PyTorch's unfold, on a GPU.
+
+    python examples/benchmark_cuda.py [--json FILE]
+
+Each row is a shape: milliseconds by CUDA events, medians of 20 runs, forward and backward (both
+gradients), and the share of the bandwidth floor, which reads and writes every array once at the
+speed of a copy measured in the same run. The official algorithm is that of Li et al.'s CuPy code,
+written anew: NCHW, one thread for every output element, K * K times two loads and a multiply-add.
+Products and convolutions follow, in TFLOP/s beside PyTorch's without TF32. PyTorch's columns need
+torch with CUDA.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from scratchnet.backends import BackendError, get_backend
+
+RUNS = 20
+SHAPES = (  # batch, channels, height, stride, K; groups of 16 channels
+    (64, 64, 56, 1, 7), (64, 128, 56, 2, 7), (64, 128, 28, 1, 7), (64, 256, 14, 1, 7),
+    (64, 512, 7, 1, 7), (128, 64, 32, 1, 7), (128, 128, 16, 1, 7), (128, 256, 8, 1, 7),
+    (128, 64, 32, 1, 3), (128, 16, 32, 1, 3),
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", metavar="FILE", help="write every number there as well")
+    arguments = parser.parse_args()
+    try:
+        gpu = get_backend("cuda")
+    except BackendError as error:
+        sys.exit(str(error))
+    print(gpu.device.describe())
+    copy_bandwidth = bandwidth(gpu)
+    print(f"copy: {copy_bandwidth / 1e9:.0f} GB/s")
+    rows = [involution_row(gpu, copy_bandwidth, *shape) for shape in SHAPES]
+    rows += [product_row(gpu, size) for size in (1024, 4096)]
+    rows += [convolution_row(gpu, C) for C in (64, 128, 256)]
+    if arguments.json:
+        numbers = {"gpu": gpu.device.describe(), "copy_bandwidth": copy_bandwidth, "rows": rows}
+        Path(arguments.json).write_text(json.dumps(numbers, indent=1))
+
+
+def milliseconds(cuda, function) -> float:
+    """The median of RUNS runs, after three to compile and warm up."""
+    for _ in range(3):
+        function()
+    times = []
+    for _ in range(RUNS):
+        start, end = cuda.event(timing=True), cuda.event(timing=True)
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(cuda.event_elapsed_time(start, end))
+    return statistics.median(times)
+
+
+def bandwidth(gpu) -> float:
+    """Bytes a second that a sum of two large arrays reads and writes."""
+    a, b = (gpu.to_device(np.ones(2**27, np.float32)) for _ in range(2))
+    return 3 * a.nbytes / (milliseconds(gpu.device.cuda, lambda: gpu.add_forward(a, b)) / 1e3)
+
+
+def involution_row(gpu, copy_bandwidth: float, N, C, H, stride, K) -> dict:
+    G, Ho = C // 16, -(-H // stride)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, H, H, C), np.float32)
+    kernel = rng.standard_normal((N, Ho, Ho, G, K, K), np.float32)
+    dy = rng.standard_normal((N, Ho, Ho, C), np.float32)
+    bytes_forward = x.nbytes + kernel.nbytes + dy.nbytes
+    bytes_backward = bytes_forward + x.nbytes + kernel.nbytes
+    ours = [gpu.to_device(a) for a in (x, kernel, dy)]
+    theirs = [
+        gpu.to_device(np.ascontiguousarray(a))
+        for a in (x.transpose(0, 3, 1, 2), kernel.transpose(0, 3, 4, 5, 1, 2),
+                  dy.transpose(0, 3, 1, 2))
+    ]  # fmt: skip
+    row = {"shape": [N, C, H, stride, K]}
+    contenders = {
+        "ours": (
+            lambda: gpu.involution_forward(ours[0], ours[1], stride),
+            lambda: gpu.involution_backward(ours[2], ours[0], ours[1], stride),
+        ),
+        "official": official(gpu, *theirs, stride),
+    } | unfold(x, kernel, dy, stride)
+    for name, (forward, backward) in contenders.items():
+        times = [milliseconds(gpu.device.cuda, run) for run in (forward, backward)]
+        row |= {f"{name}_forward": times[0], f"{name}_backward": times[1]}
+    row["floor_forward"] = bytes_forward / copy_bandwidth * 1e3
+    row["floor_backward"] = bytes_backward / copy_bandwidth * 1e3
+    print(f"involution N {N} C {C} {H}x{H} stride {stride} K {K}")
+    for way in ("forward", "backward"):
+        mine = row[f"ours_{way}"]
+        ratios = ", ".join(
+            f"{name} {row[f'{name}_{way}'] / mine:.1f}x" for name in contenders if name != "ours"
+        )
+        print(f"    {way:8} {mine:8.3f} ms, {row[f'floor_{way}'] / mine:.0%} of floor; {ratios}")
+    return row
+
+
+def official(gpu, x, kernel, dy, stride: int):
+    """Forward and backward of the official algorithm, on NCHW arrays."""
+    cuda, empty, launch = gpu.device.cuda, gpu.arrays.empty, gpu.device.launch
+    N, C, H, W = x.shape
+    G, K, Ho, Wo = kernel.shape[1], kernel.shape[2], kernel.shape[4], kernel.shape[5]
+    kernels = official_kernels(cuda, C, H, W, G, K, Ho, Wo, stride)
+    y, dx, dkernel = (empty(a.shape, np.float32) for a in (dy, x, kernel))
+    threads = 1024 if cuda.is_available() and not gpu.device.SIMULATED else 16
+
+    def start(which, out, *arrays):
+        launch(kernels[which], -(-out.size // threads), threads, *arrays, out, out.size)
+        return out
+
+    def backward():
+        return start(1, dx, dy, kernel), start(2, dkernel, dy, x)
+
+    return (lambda: start(0, y, x, kernel)), backward
+
+
+@lru_cache
+def official_kernels(cuda, C, H, W, G, K, Ho, Wo, stride):
+    per_group, before = C // G, (K - 1) // 2
+    zero = np.float32(0)
+
+    @cuda.jit
+    def forward(x, kernel, y, count):
+        e = cuda.grid(1)
+        if e >= count:
+            return
+        j, i, c, n = e % Wo, e // Wo % Ho, e // (Wo * Ho) % C, e // (Wo * Ho * C)
+        total = zero
+        for u in range(K):
+            for v in range(K):
+                r, s = i * stride + u - before, j * stride + v - before
+                if r >= 0 and r < H and s >= 0 and s < W:
+                    tap = ((n * G + c // per_group) * K + u) * K + v
+                    total += kernel[(tap * Ho + i) * Wo + j] * x[((n * C + c) * H + r) * W + s]
+        y[e] = total
+
+    @cuda.jit
+    def image_gradient(dy, kernel, dx, count):
+        e = cuda.grid(1)
+        if e >= count:
+            return
+        s, r, c, n = e % W, e // W % H, e // (W * H) % C, e // (W * H * C)
+        total = zero
+        for u in range(K):
+            for v in range(K):
+                i, j = r + before - u, s + before - v
+                if i >= 0 and j >= 0 and i % stride == 0 and j % stride == 0:
+                    i, j = i // stride, j // stride
+                    if i < Ho and j < Wo:
+                        tap = ((n * G + c // per_group) * K + u) * K + v
+                        weight = kernel[(tap * Ho + i) * Wo + j]
+                        total += weight * dy[((n * C + c) * Ho + i) * Wo + j]
+        dx[e] = total
+
+    @cuda.jit
+    def kernel_gradient(dy, x, dkernel, count):
+        e = cuda.grid(1)
+        if e >= count:
+            return
+        j, i, v = e % Wo, e // Wo % Ho, e // (Wo * Ho) % K
+        u, g, n = e // (Wo * Ho * K) % K, e // (Wo * Ho * K * K) % G, e // (Wo * Ho * K * K * G)
+        r, s = i * stride + u - before, j * stride + v - before
+        total = zero
+        if r >= 0 and r < H and s >= 0 and s < W:
+            for c in range(g * per_group, (g + 1) * per_group):
+                total += dy[((n * C + c) * Ho + i) * Wo + j] * x[((n * C + c) * H + r) * W + s]
+        dkernel[e] = total
+
+    return forward, image_gradient, kernel_gradient
+
+
+def unfold(x, kernel, dy, stride: int) -> dict:
+    """PyTorch's formulation by unfold, forward and backward; nothing where torch has no CUDA."""
+    torch = torch_with_cuda()
+    if torch is None:
+        return {}
+    N, Ho, Wo, G, K, _ = kernel.shape
+    C = x.shape[3]
+    x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), device="cuda", requires_grad=True)
+    kernel = torch.tensor(
+        kernel.transpose(0, 3, 4, 5, 1, 2).reshape(N, G, 1, K * K, Ho, Wo).copy(),
+        device="cuda",
+        requires_grad=True,
+    )
+    dy = torch.tensor(dy.transpose(0, 3, 1, 2).copy(), device="cuda")
+
+    def forward():
+        windows = torch.nn.functional.unfold(x, K, padding=K // 2, stride=stride)
+        windows = windows.view(N, G, C // G, K * K, Ho, Wo)
+        return (kernel * windows).sum(dim=3).view(N, C, Ho, Wo)
+
+    y = forward()
+    return {"unfold": (forward, lambda: torch.autograd.grad(y, (x, kernel), dy, True))}
+
+
+def product_row(gpu, size: int) -> dict:
+    a, b = (gpu.to_device(np.ones((size, size), np.float32)) for _ in range(2))
+    torch = torch_with_cuda()
+    theirs = None
+    if torch is not None:
+        one, other = (torch.ones(size, size, device="cuda") for _ in range(2))
+        theirs = lambda: one @ other  # noqa: E731
+    name = f"product {size} x {size} x {size}"
+    return rate_row(gpu, name, 2 * size**3, lambda: gpu.dense_forward(a, b, None), theirs)
+
+
+def convolution_row(gpu, C: int) -> dict:
+    x = gpu.to_device(np.ones((64, 28, 28, C), np.float32))
+    weight = gpu.to_device(np.ones((3, 3, C, C), np.float32))
+    torch = torch_with_cuda()
+    theirs = None
+    if torch is not None:
+        layout = {"device": "cuda", "memory_format": torch.channels_last}
+        image = torch.ones(64, C, 28, 28).to(**layout)
+        filters = torch.ones(C, C, 3, 3).to(**layout)
+        theirs = lambda: torch.nn.functional.conv2d(image, filters, padding=1)  # noqa: E731
+    name, operations = f"convolution 3x3, {C} channels", 2 * 9 * C * C * 64 * 28 * 28
+    ours = lambda: gpu.conv2d_forward(x, weight, None, 1, "same")  # noqa: E731
+    return rate_row(gpu, name, operations, ours, theirs)
+
+
+def rate_row(gpu, name: str, operations: int, ours, theirs) -> dict:
+    row = {"name": name, "ours": operations / milliseconds(gpu.device.cuda, ours) / 1e9}
+    text = f"{name:32} {row['ours']:6.1f} TFLOP/s"
+    if theirs is not None:
+        row["pytorch"] = operations / milliseconds(gpu.device.cuda, theirs) / 1e9
+        text += f", PyTorch {row['pytorch']:.1f}"
+    print(text)
+    return row
+
+
+@lru_cache
+def torch_with_cuda():
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return torch
+
+
+if __name__ == "__main__":
+    main()
