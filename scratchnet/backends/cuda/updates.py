@@ -19,7 +19,7 @@ from scratchnet.backends.cuda.arrays import Array, to_device
 from scratchnet.backends.cuda.device import MOST_BLOCKS, THREADS, at, cuda, launch, numba_type
 from scratchnet.checks import check_update
 
-AT_ONCE = 8
+AT_ONCE = 16
 
 
 def sgd_update(
