@@ -183,9 +183,9 @@ def test_attention_and_norm_as_layers(compiler):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operators(compiler, operator, dtype):
-    """A small and a large case of each, in both dtypes."""
+    """A small and a large case of each; of float64, which only gradient checks use, one."""
     case = CASES[operator]
-    for sizes in (case.nasties[-1], case.large):
+    for sizes in (case.large, case.nasties[-1])[: 1 if dtype == np.float64 else 2]:
         arguments = cast(case.draw(sizes), dtype)
         outputs = run_forward(compiler.backend, operator, arguments)
         first = compiler.backend.to_host(outputs[case.outputs[0]])
