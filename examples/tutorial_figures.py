@@ -9,6 +9,7 @@ import argparse
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 from matplotlib import patches
 from matplotlib import pyplot as plt
 
+import scratchnet as sn
+from scratchnet import data
 from scratchnet.backends import reference as ops
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -448,6 +451,209 @@ def attention() -> plt.Figure:
     return figure
 
 
+def training() -> plt.Figure:
+    """Chapter 9: the twins on glyphs."""
+    glyphs = data.load("glyphs", train=2000, test=500)
+    figure, all_axes = plt.subplots(1, 2, figsize=(8.6, 3.3), layout="constrained")
+    epochs = range(1, 9)
+    for operator, color, marker in (("convolution", BLUE, "o"), ("involution", RED, "^")):
+        model = sn.models.report_network("glyphs", operator, rng=np.random.default_rng(0))
+        optimizer = sn.Adam(model.parameters(), lr=1e-3)
+        records = sn.fit(
+            model, glyphs.train, glyphs.test, epochs=8, batch_size=32, optimizer=optimizer
+        ).epochs
+        for axes, name in zip(all_axes, ("loss", "accuracy"), strict=True):
+            seen = [getattr(record, name) for record in records]
+            unseen = [getattr(record, f"val_{name}") for record in records]
+            axes.plot(epochs, seen, "--", color=color, marker=marker, mfc="white", lw=1.4,
+                      label=f"{operator}, training")  # fmt: skip
+            axes.plot(epochs, unseen, "-", color=color, marker=marker, lw=1.8,
+                      label=f"{operator}, validation")  # fmt: skip
+    for axes, name, chance in zip(all_axes, ("loss", "accuracy"), (np.log(10), 0.1), strict=True):
+        axes.axhline(chance, color=GREY, ls=":", lw=1.2)
+        axes.set(xlabel="epoch", title=name, xticks=list(epochs))
+    all_axes[0].set_ylim(0, 2.9)
+    all_axes[1].set_ylim(0, 1)
+    all_axes[0].text(8, 2.33, "knows nothing", color=GREY, fontsize=9, ha="right", va="bottom")
+    all_axes[1].text(8, 0.11, "guessing", color=GREY, fontsize=9, ha="right", va="bottom")
+    all_axes[1].legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1, 0.56))
+    return figure
+
+
+def memory_traffic() -> plt.Figure:
+    """Chapter 10: bytes moved by unfolding, and without."""
+    C, G, K = 64, 4, 7
+    image, kernels = 1.0, K * K * G / C
+    ways = (
+        ("unfold", (("read x", image), ("write 49 copies", K * K * image),
+                    ("read 49 copies", K * K * image), ("read kernels", kernels),
+                    ("write y", image))),
+        ("fused", (("read x", image), ("read kernels", kernels), ("write y", image))),
+    )  # fmt: skip
+    looks = {
+        "read x": (BLUE, ""),
+        "write 49 copies": (ORANGE, "//"),
+        "read 49 copies": ("#F5D08A", "\\\\"),
+        "read kernels": (GREEN, ".."),
+        "write y": (PINK, "xx"),
+    }
+    figure, axes = plt.subplots(figsize=(8.6, 2.4), layout="constrained")
+    for row, (_, parts) in enumerate(ways):
+        left = 0.0
+        for name, width in parts:
+            color, hatch = looks[name]
+            label = name if row == 0 else None
+            axes.barh(1 - row, width, left=left, height=0.6, color=color, hatch=hatch,
+                      edgecolor="black", lw=0.6, label=label)  # fmt: skip
+            left += width
+        axes.text(left + 0.8, 1 - row, f"{left:.0f} images", va="center", fontsize=10)
+    axes.set(yticks=(0, 1), yticklabels=("fused", "unfold"), xlim=(0, 116), ylim=(-0.5, 1.9))
+    axes.set_xlabel("numbers moved, in sizes of the image x (K = 7, C = 64, G = 4)")
+    axes.legend(frameon=False, ncols=5, fontsize=8.5, loc="upper center")
+    return figure
+
+
+def gpu_tiles() -> plt.Figure:
+    """Chapter 11: what a block and a thread of the involution kernel own."""
+    figure, axes = canvas(8.6, 3.75)
+    cell = 0.27
+    x0, y0 = 0.3, 1.0
+    image = np.full((7, 10), 0.05)
+    image[1:6, 1:7] = 0.22
+    grid(axes, x0, y0, image, cell, low=0, high=1)
+    frame(axes, x0 + 2 * cell, y0 + 3 * cell, 4 * cell, cell, "black")
+    frame(axes, x0 + 1.03 * cell, y0 + 2.03 * cell, 2.94 * cell, 2.94 * cell, BLUE, "-")
+    frame(axes, x0 + 2.06 * cell, y0 + 2.12 * cell, 2.9 * cell, 2.76 * cell, RED, "--")
+    axes.text(
+        x0, y0 + 7 * cell + 0.55, "image x, one group of channels", weight="bold", fontsize=10
+    )
+    axes.text(x0, y0 + 7 * cell + 0.15, "black: a block's strip of 4 output pixels", fontsize=9)
+    axes.text(x0, y0 - 0.25, "window of pixel 0", color=BLUE, fontsize=9)
+    axes.text(x0, y0 - 0.48, "window of pixel 1: new is one column", color=RED, fontsize=9)
+    x1, side = 3.75, 0.34
+    owners = np.full((4, 4), 0.1)
+    owners[0], owners[1] = 0.4, 0.25
+    text = [[f"{p},{c}" for c in range(4)] for p in range(4)]
+    grid(axes, x1, 1.45, owners, side, "Blues", 0, 1, text, 8)
+    axes.text(x1, 3.44, "threads of the block", weight="bold", fontsize=10)
+    axes.text(x1, 3.04, "(pixel, channel)", fontsize=9)
+    axes.text(x1 + 2 * side, 1.25, "channels: neighbours in memory", ha="center", fontsize=9)
+    arrow(axes, (x1, 1.12), (x1 + 4 * side, 1.12), GREY)
+    x2, small = 6.35, 0.2
+    box(axes, x2 - 0.2, 1.0, 2.25, 2.3, "", "#FFF8E6", ORANGE)
+    axes.text(x2 - 0.2, 3.44, "shared memory", weight="bold", fontsize=10)
+    axes.text(x2 - 0.1, 3.08, "weights of the 4 pixels", fontsize=9)
+    shades = np.array([[0.2, 0.5, 0.3], [0.4, 0.8, 0.6], [0.1, 0.6, 0.3]])
+    for p in range(4):
+        left, base = x2 + (p % 2) * 1.0, 2.2 - (p // 2) * 1.0
+        grid(axes, left, base, np.roll(shades, p), small, "Oranges", 0, 1)
+        axes.text(left + 0.3, base - 0.13, f"pixel {p}", ha="center", va="center", fontsize=8)
+    arrow(axes, (x2 - 0.22, 2.65), (x1 + 4 * side + 0.05, 2.65), ORANGE)
+    axes.text(5.62, 2.78, "read by\n4 threads", ha="center", fontsize=8.5, color=GREY)
+    arrow(axes, (x0 + 10 * cell + 0.05, 2.0), (x1 - 0.05, 2.0), BLUE)
+    arrow(axes, (7.3, 0.42), (7.3, 0.98), ORANGE)
+    axes.text(
+        7.3, 0.24, "loaded once, by all threads together", ha="center", fontsize=9, color=GREY
+    )
+    return figure
+
+
+def mutants() -> plt.Figure:
+    """Chapter 12: which check of the suite catches which share of an operator's mistakes."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    table = importlib.import_module("mutants")
+    caught: dict[str, list] = {}
+    for mutant in table.MUTANTS:
+        module = table.load(mutant.operator, mutant.replacements)
+        caught.setdefault(mutant.operator, []).append(table.rejections(module, mutant.operator))
+    names = ("by hand", "gradient", "adjoint", "euler", "plain loops")
+    figure, axes = plt.subplots(figsize=(7.4, 5.6), layout="constrained")
+    for row, rejections in enumerate(caught.values()):
+        for column, name in enumerate(names):
+            share = np.mean([name in found for found in rejections])
+            if share == 0:
+                axes.text(column, row, "-", ha="center", va="center", color=GREY)
+                continue
+            color = plt.get_cmap("Blues")(0.25 + 0.6 * share)
+            axes.scatter(column, row, s=60 + 340 * share, color=color, edgecolor="black", lw=0.6)
+            ink = "white" if share > 0.55 else "black"
+            axes.text(
+                column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=ink
+            )
+    labels = [f"{operator} ({len(found)})" for operator, found in caught.items()]
+    axes.set(yticks=range(len(labels)), yticklabels=labels, xticks=range(len(names)))
+    axes.set_xticklabels(names)
+    axes.set(xlim=(-0.6, 4.6), ylim=(len(labels) - 0.4, -0.6))
+    axes.set_xlabel("per cent of the planted mistakes caught; in brackets, how many were planted")
+    axes.xaxis.set_ticks_position("top")
+    axes.tick_params(length=0)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    return figure
+
+
+def mixed_network(rng: np.random.Generator) -> sn.Sequential:
+    """Chapter 13's network of involutions between layers that mix the channels."""
+
+    def norm(channels):
+        return sn.BatchNorm(channels, momentum=0.9), sn.ReLU()
+
+    return sn.Sequential(
+        sn.Conv2D(1, 16, 3, stride=2, padding="same", rng=rng), *norm(16),
+        sn.Involution2D(16, 5, groups=4, momentum=0.9, rng=rng), *norm(16),
+        sn.Conv2D(16, 32, 1, rng=rng), *norm(32),
+        sn.MaxPool2D(2),
+        sn.Involution2D(32, 3, groups=4, reduction=4, momentum=0.9, rng=rng), *norm(32),
+        sn.Conv2D(32, 32, 1, rng=rng), *norm(32),
+        sn.MaxPool2D(2),
+        sn.Flatten(), sn.Dense(288, 10, rng=rng),
+    )  # fmt: skip
+
+
+def learned_kernels() -> plt.Figure:
+    """Chapter 13: the kernels that a trained involution makes on digits."""
+    glyphs = data.load("glyphs", train=2000, test=500)
+    model = mixed_network(np.random.default_rng(0))
+    optimizer = sn.Adam(model.parameters(), lr=1e-3)
+    sn.fit(model, glyphs.train, epochs=6, batch_size=32, optimizer=optimizer)
+    chosen = [int(np.flatnonzero(glyphs.test.labels == label)[1]) for label in (0, 2, 4)]
+    x = h = glyphs.test.images[chosen].astype(np.float32) / 255
+    for layer in model.layers[:3]:
+        h = layer.forward(h)
+    kernels = model.layers[3].kernels(h)  # (3, 14, 14, 4, 5, 5)
+    sums = kernels.sum(axis=(4, 5))
+    figure, all_axes = plt.subplots(
+        3, 8, figsize=(8.6, 3.9), layout="constrained", width_ratios=(1,) * 5 + (0.6,) * 3
+    )
+    spread = np.abs(sums).max(axis=(0, 1, 2))  # each group has its own scale
+    group, pixels = 1, ((2, 2), (7, 7), (10, 5))
+    marks = ((BLUE, "o"), (RED, "s"), (GREEN, "^"))
+    tap_limit = np.abs(kernels[:, :, :, group]).max()
+    for row, axes_of_row in enumerate(all_axes):
+        axes_of_row[0].imshow(x[row, :, :, 0], cmap="gray_r")
+        for (i, j), (color, marker) in zip(pixels, marks, strict=True):
+            axes_of_row[0].plot(2 * j + 0.5, 2 * i + 0.5, marker, color=color, ms=7, mec="white")
+        for g in range(4):
+            shown = axes_of_row[1 + g].imshow(
+                sums[row, :, :, g] / spread[g], cmap="PuOr", vmin=-1, vmax=1
+            )
+        for k, ((i, j), (color, _)) in enumerate(zip(pixels, marks, strict=True)):
+            axes = axes_of_row[5 + k]
+            axes.imshow(kernels[row, i, j, group], cmap="PuOr", vmin=-tap_limit, vmax=tap_limit)
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=color, lw=1.8)
+        for axes in axes_of_row:
+            axes.set(xticks=[], yticks=[])
+    titles = ["image", *(f"group {g}" for g in range(4)), "\u25cf", "\u25a0", "\u25b2"]
+    inks = ["black"] * 5 + [color for color, _ in marks]
+    for axes, title, ink in zip(all_axes[0], titles, inks, strict=True):
+        axes.set_title(title, fontsize=9.5, color=ink)
+    all_axes[2, 6].set_xlabel(f"kernels of group {group}", fontsize=9)
+    bar = figure.colorbar(shown, ax=all_axes[:, 1:5], location="bottom", shrink=0.6, aspect=40)
+    bar.set_label("sum of each pixel's 5 x 5 kernel values, over the group's largest", fontsize=9)
+    return figure
+
+
 FIGURES: dict[str, Callable[[], plt.Figure]] = {
     figure.__name__: figure
     for figure in (
@@ -459,6 +665,11 @@ FIGURES: dict[str, Callable[[], plt.Figure]] = {
         batchnorm,
         convolution_involution,
         attention,
+        training,
+        memory_traffic,
+        gpu_tiles,
+        mutants,
+        learned_kernels,
     )
 }
 
