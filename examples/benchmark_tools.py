@@ -43,14 +43,18 @@ def training_step(model: sn.Sequential, x: np.ndarray, labels: np.ndarray) -> St
 
 def frameworks(with_peers: bool) -> dict[str, Callable[..., Step]]:
     """What makes a training step of a network, for each framework that is here."""
-    found = {OURS: training_step}
+    found: dict[str, Callable[..., Step]] = {OURS: training_step}
     if with_peers and find_spec("torch"):
-        torch_step = importlib.import_module("peers_pytorch").training_step
-        found["PyTorch"] = torch_step
-        found["PyTorch channels_last"] = partial(torch_step, channels_last=True)
+        found["PyTorch"] = partial(peer_step, "peers_pytorch")
+        found["PyTorch channels_last"] = partial(peer_step, "peers_pytorch", channels_last=True)
     if with_peers and find_spec("keras") and find_spec("tensorflow"):
-        found["Keras"] = importlib.import_module("peers_keras").training_step
+        found["Keras"] = partial(peer_step, "peers_keras")
     return found
+
+
+def peer_step(module: str, *network_and_batch: object, **settings: bool) -> Step:
+    """Imports the framework only now, so that a process holds no more of them than it runs."""
+    return importlib.import_module(module).training_step(*network_and_batch, **settings)
 
 
 def network_and_batch(
