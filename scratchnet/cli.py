@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ERRORS as error:
         _complain(str(error))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _complain(f"{where}{error.strerror or error}")
+        # A full disk is found while writing to a file that is open, and then has no name.
+        _complain(f"{error.filename or 'a file could not be written'}: {error.strerror or error}")
     return 1
 
 

@@ -220,6 +220,12 @@ def _report(outcomes: Sequence[Outcome], data: Dataset, numbers: dict, drawn: li
     ]
     for name in drawn:
         lines += [f"## {FIGURES[name]}", "", f"![{FIGURES[name]}]({name})", ""]
+        if name == "curves.png":
+            lines += [
+                "Training values are means over the epoch, taken while the network learns and its "
+                "dropout is on: they may lie below those of validation.",
+                "",
+            ]
         if name == "confusion.png":
             lines += [_most_confused(outcome, data) for outcome in outcomes] + [""]
         if name == "networks.png":

@@ -117,7 +117,10 @@ def read_experiment(folder: str | Path) -> Experiment:
     try:
         return Experiment(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise CheckpointError(f"there is no {path} that says what was trained there") from None
+        raise CheckpointError(
+            f"there is no {path} that says what was trained there: a training's folder is meant, "
+            "such as runs/mnist/convolution"
+        ) from None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error})") from None
 

@@ -61,7 +61,7 @@ def plot_histories(histories: Mapping[str, History], path: str | Path) -> Path:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _light_grid(axis)
     axes[0].set_ylabel("accuracy")
-    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes[0].yaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g}%")
     axes[1].set_ylabel("cross-entropy (nats)")
     axes[1].set_ylim(bottom=0)
     entries = [
