@@ -235,24 +235,31 @@ def _report(outcomes: Sequence[Outcome], data: Dataset, numbers: dict, drawn: li
                 "image of n pixels. Layers with parameters are coloured.",
                 "",
             ]
-    machine_numbers, version_numbers = numbers["machine"], numbers["versions"]
-    lines += [
+    lines += _settings(numbers)
+    return "\n".join(lines) + "\n"
+
+
+def _settings(numbers: dict) -> list[str]:
+    """What the numbers depend on, and how to get them again."""
+    here = numbers["machine"]
+    return [
         "## Settings",
         "",
         f"- {numbers['train_images']:,} training and {numbers['test_images']:,} test images, "
         f"pixels from {numbers['pixels']}",
         f"- {numbers['epochs']} epochs in batches of {numbers['batch_size']}, Adam with learning "
         f"rate {numbers['lr']:g}, seed {numbers['seed']}",
-        f"- backend {numbers['backend']}, {machine_numbers['threads']} of "
-        f"{machine_numbers['cores']} threads of {machine_numbers['cpu']}, "
-        f"{machine_numbers['platform']}, BLAS {machine_numbers['blas']}"
-        + (f", GPU {machine_numbers['gpu']}" if "gpu" in machine_numbers else ""),
-        "- " + ", ".join(f"{name} {version}" for name, version in version_numbers.items()),
+        f"- backend {numbers['backend']}, {here['threads']} of {here['cores']} threads of "
+        f"{here['cpu']}, {here['platform']}, BLAS {here['blas']}"
+        + (f", GPU {here['gpu']}" if "gpu" in here else ""),
+        "- " + ", ".join(f"{name} {version}" for name, version in numbers["versions"].items()),
         "",
         "Every number is in [results.json](results.json), epoch by epoch.",
+        "",
+        "Once more:",
+        "",
+        f"    {_command(numbers)}",
     ]
-    lines += ["", "Once more:", "", f"    {_command(numbers)}"]
-    return "\n".join(lines) + "\n"
 
 
 def _command(numbers: dict) -> str:
