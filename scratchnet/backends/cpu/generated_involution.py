@@ -120,16 +120,16 @@ def generated_involution_backward(
         dx, dp, *gradients = wide_involution_backward(
             dy, x, p, h, norm, parts[0], parts[2], span_bias, K, stride, dilation, need_dx
         )
-        if need_dx:
-            dx += dp if stride == 1 else avgpool2d_backward(dp, x.shape, stride, stride, "ceil")
+        if need_dx and stride > 1:
+            dx += avgpool2d_backward(dp, x.shape, stride, stride, "ceil")
     dreduce_weight, dreduce_bias, dgamma, dbeta, dspan_weight, dspan_bias = gradients
     return (
         dx,
-        dreduce_weight[None, None],
+        np.ascontiguousarray(dreduce_weight)[None, None],
         dreduce_bias,
         dgamma,
         dbeta,
-        dspan_weight[None, None],
+        np.ascontiguousarray(dspan_weight)[None, None],
         dspan_bias,
     )
 

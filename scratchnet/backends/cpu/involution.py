@@ -68,7 +68,7 @@ def _forward(x, kernel, W, K, pitch, lanes, rows, columns, work, y):
             take_group(x[n], g, C // G, lanes, xs)
             _tap_by_tap(kernel[n, :, g], pitch, taps)
             window_sums(xs, W, taps, pitch, K, rows, columns, lanes, False, ys)
-            put_group(ys, lanes, g, C // G, y[n])
+            put_group(ys, lanes, g, C // G, y[n], False)
 
 
 @njit(cache=True)
@@ -142,4 +142,4 @@ def _backward(
             if dx.size:
                 _tap_by_tap(kernel[n, :, g], pitch, taps)
                 window_sums(dys, Wo, taps, pitch, K, back_rows, back_columns, lanes, True, dxs)
-                put_group(dxs, lanes, g, C // G, dx[n])
+                put_group(dxs, lanes, g, C // G, dx[n], False)

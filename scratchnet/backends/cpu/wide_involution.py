@@ -19,6 +19,7 @@ from numba import get_num_threads, get_thread_id, njit, prange
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, piece
 from scratchnet.backends.cpu.memory import empty
 from scratchnet.backends.cpu.products import multiply
+from scratchnet.backends.cpu.vectors import fma, lane_sum, load, splat
 from scratchnet.backends.cpu.window_sums import (
     LANES,
     kernel_gradients,
@@ -155,7 +156,7 @@ def _forward(x, h, norm, span_weight, span_bias, W, K, lanes, rows, columns, wor
             _generate(span_weight, span_bias, g, K, t, O, pitch, kernel)
             take_group(x[n], g, C // G, lanes, xs)
             window_sums(xs, W, kernel, pitch, K, rows, columns, lanes, False, ys)
-            put_group(ys, lanes, g, C // G, y[n])
+            put_group(ys, lanes, g, C // G, y[n], False)
 
 
 @njit(cache=True)
@@ -197,8 +198,9 @@ def wide_involution_backward(
     dilation: int,
     need_dx: bool,
 ) -> tuple[np.ndarray | None, ...]:
-    """dy (N, Ho, Wo, C)  ->  dx along the windows like x and dp like p, or None and None;
-    dreduce_weight (C, O), dreduce_bias, dgamma, dbeta (O,), dspan_weight, dspan_bias.
+    """dy (N, Ho, Wo, C)  ->  dx along the windows like x, dp like p (for stride 1 both in dx), or
+    None and None, dreduce_weight (C, O), dreduce_bias, dgamma, dbeta (O,), dspan_weight,
+    dspan_bias.
     """
     N, H, W, C = x.shape
     Ho, Wo = dy.shape[1:3]
@@ -223,12 +225,13 @@ def wide_involution_backward(
         dx.reshape(N, -1, C), dz, dspan_weight, dspan_bias, dnorm,
     )  # fmt: skip
     dgamma, dbeta = dnorm.sum(axis=0)
-    dp = empty(p.shape if need_dx else (N, 0, 0, C), x.dtype)
+    # Without a stride both paths lead to the same pixels, and add up at once.
+    dp = dx if stride == 1 or not need_dx else empty(p.shape, x.dtype)
     dreduce_weight = empty((CHUNKS, C, hidden), x.dtype)
     dreduce_bias = empty((N, O), x.dtype)
     _to_input(
         dz, h, p.reshape(N, Ho * Wo, C), norm, np.stack([dgamma, dbeta]) / (N * Ho * Wo),
-        _whole_columns(reduce_weight.T), row_work, dp.reshape(N, -1, C),
+        _whole_columns(reduce_weight.T), stride == 1, row_work, dp.reshape(N, -1, C),
         dreduce_weight, dreduce_bias,
     )  # fmt: skip
     return (
@@ -277,7 +280,7 @@ def _to_hidden(
                     window_sums(
                         dys, Wo, kernel, pitch, K, back_rows, back_columns, lanes, True, dxs
                     )
-                    put_group(dxs, lanes, g, C // G, dx[n])
+                    put_group(dxs, lanes, g, C // G, dx[n], False)
                 kernel_gradients(
                     dys, xs, W, pitch, K, stride, dilation, rows, Wo, ranges, lanes, dkernel
                 )
@@ -294,13 +297,14 @@ def _to_hidden(
             _norm_gradients(dt, t, h[n], norm, out_pixels, dz[n], dnorm[n])
 
 
-@njit(cache=True, fastmath=SUMS)
+@njit(cache=True)
 def _row_sums(rows, pitch, sums):
+    one = splat(rows.dtype.type(1), LANES)
     for k in range(sums.size):
-        total = rows.dtype.type(0)
-        for number in rows[k * pitch : (k + 1) * pitch]:
-            total += number
-        sums[k] = total
+        total = splat(rows.dtype.type(0), LANES)
+        for p in range(k * pitch, (k + 1) * pitch, LANES):
+            total = fma(load(rows, p, LANES), one, total)
+        sums[k] = lane_sum(total)
 
 
 @njit(cache=True, fastmath=SUMS)
@@ -322,7 +326,9 @@ def _norm_gradients(dt, t, h, norm, pixels, dz, dnorm):
 
 
 @njit(parallel=True, cache=True)
-def _to_input(dz, h, p, norm, dnorm, weight, row_work, dp, dreduce_weight, dreduce_bias):
+def _to_input(
+    dz, h, p, norm, dnorm, weight, onto_windows, row_work, dp, dreduce_weight, dreduce_bias
+):
     """From dz through the norm to dh, and from there to dp and the gradients of `reduce`."""
     N, O, pitch = h.shape
     _, pixels, C = p.shape
@@ -359,7 +365,7 @@ def _to_input(dz, h, p, norm, dnorm, weight, row_work, dp, dreduce_weight, dredu
                     dh, 0, 1, pitch, weight.reshape(-1), 0, columns,
                     rows, 0, columns, pixels, O, columns, False,
                 )  # fmt: skip
-                put_group(rows, columns, 0, C, dp[n])
+                put_group(rows, columns, 0, C, dp[n], onto_windows)
 
 
 @njit(cache=True, fastmath=SUMS)
@@ -377,21 +383,27 @@ def _norm_input_gradient(dz, h, norm, dnorm, pixels):
 @njit(cache=True)
 def _transpose(rows, pixels, columns, h):
     """Pixel by pixel (pixels, columns) to channel by channel (O, pitch), 0 beyond the pixels."""
-    for o in range(h.shape[0]):
-        target, source = h[o], rows[o:]
-        for p in range(pixels):
-            target[p] = source[p * columns]
-        target[pixels:] = 0
+    O, pitch = h.shape
+    for first in range(0, pixels, 16):  # few enough rows to stay in the first cache
+        some = rows[first * columns :]
+        for o in range(O):
+            target = h[o, first:]
+            for p in range(min(16, pixels - first)):
+                target[p] = some[p * columns + o]
+    h[:, pixels:] = 0
 
 
 @njit(cache=True)
 def _transpose_back(t, pitch, O, pixels, columns, rows):
     """Channel by channel to pixel by pixel, 0 beyond the channels."""
-    rows[: pixels * columns] = 0
-    for o in range(O):
-        source, target = t[o * pitch : o * pitch + pixels], rows[o:]
-        for p in range(pixels):
-            target[p * columns] = source[p]
+    for first in range(0, pixels, 16):
+        some = rows[first * columns :]
+        for p in range(min(16, pixels - first)):
+            target, source = some[p * columns :], t[first + p :]
+            for o in range(O):
+                target[o] = source[o * pitch]
+            for o in range(O, columns):
+                target[o] = 0
 
 
 def _whole_columns(matrix: np.ndarray) -> np.ndarray:

@@ -63,25 +63,46 @@ def walks(
 
 
 @njit(cache=True)
+def _walk(table, i):
+    return table[i, 0], table[i, 1], table[i, 2], table[i, 3], table[i, 4]
+
+
+@njit(cache=True)
 def window_sums(source, width, kernel, pitch, K, rows, columns, lanes, kernel_of_source, out):
     """out[p] = the sum over p's walk; the kernel is that of p, or of the source pixel."""
     row_pixels = columns.shape[0]
     for i in range(rows.shape[0]):
-        taps_u, u0, u_step, r0, r_step = rows[i]
+        taps_u, u0, u_step, r0, r_step = _walk(rows, i)
         for j in range(row_pixels):
-            taps_v, v0, v_step, s0, s_step = columns[j]
+            taps_v, v0, v_step, s0, s_step = _walk(columns, j)
             p = i * row_pixels + j
+            q = r0 * width + s0
+            k = (u0 * K + v0) * pitch + (q if kernel_of_source else p)
+            k_row = u_step * K * pitch + (r_step * width if kernel_of_source else 0)
             k_step = v_step * pitch + (s_step if kernel_of_source else 0)
+            x_row, x_step = r_step * width * lanes, s_step * lanes
             for c in range(0, lanes, LANES):
-                total = splat(out.dtype.type(0), LANES)
-                for a in range(taps_u):
-                    q = (r0 + a * r_step) * width + s0
-                    k = ((u0 + a * u_step) * K + v0) * pitch + (q if kernel_of_source else p)
-                    x = q * lanes + c
-                    for b in range(taps_v):
-                        weight = broadcast(kernel, k + b * k_step, LANES)
-                        total = fma(weight, load(source, x + b * s_step * lanes, LANES), total)
+                x = q * lanes + c
+                # Constants unroll the loops: a third faster for K = 3, a sixth for K = 7.
+                if taps_u == taps_v == 3:
+                    total = _taps(source, x, x_row, x_step, kernel, k, k_row, k_step, 3, 3)
+                elif taps_v == 7:
+                    total = _taps(source, x, x_row, x_step, kernel, k, k_row, k_step, taps_u, 7)
+                else:
+                    total = _taps(
+                        source, x, x_row, x_step, kernel, k, k_row, k_step, taps_u, taps_v
+                    )
                 store(out, p * lanes + c, total)
+
+
+@njit(cache=True, inline="always")
+def _taps(source, x, x_row, x_step, kernel, k, k_row, k_step, taps_u, taps_v):
+    total = splat(source.dtype.type(0), LANES)
+    for a in range(taps_u):
+        for b in range(taps_v):
+            weight = broadcast(kernel, k + a * k_row + b * k_step, LANES)
+            total = fma(weight, load(source, x + a * x_row + b * x_step, LANES), total)
+    return total
 
 
 @njit(cache=True)
@@ -92,7 +113,7 @@ def kernel_gradients(
     zero = splat(dkernel.dtype.type(0), LANES)
     dkernel[: K * K * pitch] = 0
     for i in range(rows.shape[0]):
-        taps_u, u0, _, r0, _ = rows[i]
+        taps_u, u0, _, r0, _ = _walk(rows, i)
         for a in range(taps_u):
             r = r0 + a * dilation
             for v in range(K):
@@ -109,17 +130,27 @@ def kernel_gradients(
 @njit(cache=True)
 def take_group(image, g, size, lanes, group):
     """Channels g * size and on of each pixel (pixels, C), side by side, the rest of lanes 0."""
-    for p in range(image.shape[0]):
-        pixel, channels = image[p, g * size : (g + 1) * size], group[p * lanes : (p + 1) * lanes]
-        for c in range(size):
-            channels[c] = pixel[c]
-        for c in range(size, lanes):
-            channels[c] = 0
+    (pixels, C), flat, zero = image.shape, image.reshape(-1), image.dtype.type(0)
+    for p in range(pixels):
+        source, target = p * C + g * size, p * lanes
+        for c in range(0, size - LANES + 1, LANES):
+            store(group, target + c, load(flat, source + c, LANES))
+        for c in range(size // LANES * LANES, lanes):
+            group[np.uint64(target + c)] = flat[np.uint64(source + c)] if c < size else zero
 
 
 @njit(cache=True)
-def put_group(group, lanes, g, size, image):
-    for p in range(image.shape[0]):
-        pixel, channels = image[p, g * size : (g + 1) * size], group[p * lanes : (p + 1) * lanes]
-        for c in range(size):
-            pixel[c] = channels[c]
+def put_group(group, lanes, g, size, image, add):
+    """Back into channels g * size and on of each pixel, or added to them."""
+    (pixels, C), flat, zero = image.shape, image.reshape(-1), image.dtype.type(0)
+    one = splat(image.dtype.type(1), LANES)
+    for p in range(pixels):
+        source, target = p * lanes, p * C + g * size
+        for c in range(0, size - LANES + 1, LANES):
+            channels = load(group, source + c, LANES)
+            if add:
+                channels = fma(channels, one, load(flat, target + c, LANES))
+            store(flat, target + c, channels)
+        for c in range(size // LANES * LANES, size):
+            e = np.uint64(target + c)
+            flat[e] = group[np.uint64(source + c)] + (flat[e] if add else zero)
