@@ -27,7 +27,7 @@ from scratchnet.backends.cpu.wide_involution import (
     wide_involution_forward,
     wide_statistics,
 )
-from scratchnet.checks import check_generated_involution, check_like
+from scratchnet.checks import check_generated_involution, check_like, check_number
 
 
 def generated_involution_forward(
@@ -61,6 +61,8 @@ def generated_involution_forward(
         x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
         mean, inv_std,
     )  # fmt: skip
+    if mean is None:
+        check_number("generated_involution", "eps", eps, 0, above=True)
     x = np.ascontiguousarray(x)
     parts = _matrices(reduce_weight, reduce_bias, span_weight)
     if _is_narrow(x, span_weight, K, stride):
