@@ -2,6 +2,7 @@
 
 from scratchnet import data, models
 from scratchnet.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from scratchnet.gradcheck import GradientMismatch, check_gradients, gradcheck
 from scratchnet.history import History
 from scratchnet.layers import (
     AvgPool2D,
@@ -42,6 +43,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2D",
+    "GradientMismatch",
     "History",
     "Involution2D",
     "Layer",
@@ -54,10 +56,12 @@ __all__ = [
     "StepSchedule",
     "TrainingDiverged",
     "WindowAttention2D",
+    "check_gradients",
     "clip_gradients",
     "data",
     "evaluate",
     "fit",
+    "gradcheck",
     "load_checkpoint",
     "load_model",
     "models",
