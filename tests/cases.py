@@ -563,7 +563,7 @@ CASES: dict[str, Case] = {
             _conv2d_relu(1, 4, 5, 4, 1, 2, padding="same", bias=False),
             _conv2d_relu(2, 5, 4, 3, 3, 2, padding=2),
             _conv2d_relu(1, 5, 7, 3, 1, 17, padding="same"),
-            _conv2d_relu(2, 7, 8, 3, 16, 16, padding="same"),  # whole vectors of channels
+            _conv2d_relu(1, 6, 7, 3, 16, 16),  # whole vectors of channels
         ),
         large=_conv2d_relu(5, 17, 14, 3, 6, 9, padding="same"),
         hands=(
@@ -599,8 +599,7 @@ CASES: dict[str, Case] = {
             _conv2d_relu(1, 7, 9, 3, 1, 2, size=2, bias=False),
             _conv2d_relu(1, 8, 7, 2, 3, 2, padding=1, size=3),
             _conv2d_relu(1, 17, 18, 1, 1, 1, size=16),
-            _conv2d_relu(2, 7, 8, 3, 16, 32, padding="same", size=2),
-            _conv2d_relu(1, 9, 6, 3, 32, 16, size=2),
+            _conv2d_relu(1, 6, 7, 3, 16, 16, size=2),
         ),
         large=_conv2d_relu(5, 17, 14, 3, 6, 9, padding="same", size=2),
         hands=(
