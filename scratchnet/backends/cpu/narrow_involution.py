@@ -13,8 +13,7 @@ so no kernel is stored anywhere: a tap of it is two numbers in registers. An ima
 one long padded row, channels side by side, and a pixel's h, t and dt stand there once for each
 channel. Then a tap is a fixed offset, borders need no test, and even a 7 x 7 image of one channel
 fills a vector. A sum over a pixel's channels is one over the 2C - 1 nearest elements, with weight 0
-for those of other pixels. These weights repeat every C elements: where a vector starts among them
-is its `phase`.
+for those of other pixels; as C divides LANES, these weights are the same for every vector.
 
 The threads share the images. Sums over the batch are kept for each of CHUNKS chunks of images, and
 added in order. h is computed again where it is needed: that is cheaper than to fetch it. The price
@@ -38,8 +37,8 @@ from scratchnet.backends.cpu.vectors import (
     where_positive,
 )
 
-LANES = 64  # four AVX-512 registers of float32: sums side by side hide an fma's latency
-CHANNELS = (1, 2, 3, 4)  # for which 2C - 1 is not yet much
+LANES = 48  # three AVX-512 registers of float32: sums side by side hide an fma's latency
+CHANNELS = (1, 2, 3, 4)  # divisors of LANES for which 2C - 1 is not yet much
 
 
 def narrow_statistics(
@@ -80,7 +79,7 @@ def _deviations(x, reduce_weight, reduce_bias, centre, work, partial):
         for n in range(lo, hi):
             _lay_out(x[n : n + 1], xs[LANES : LANES + size].reshape(1, size))
             for e in range(LANES, LANES + size, LANES):
-                h = _over_channels(xs, e, (e - LANES) % C, weights, reduce_bias[0], C)
+                h = _over_channels(xs, e, weights, reduce_bias[0], C)
                 deviation = fma(h, splat(x.dtype.type(1), LANES), splat(-centre[0], LANES))
                 if e < LANES + whole:
                     first = fma(deviation, splat(x.dtype.type(1), LANES), first)
@@ -156,7 +155,7 @@ def _hidden(x, weights, bias, C, norm, start, stop, t):
     scale, beta = splat(norm[2] * norm[1], LANES), splat(norm[3], LANES)
     one = splat(x.dtype.type(1), LANES)
     for e in range(start, stop, LANES):
-        h = _over_channels(x, e, (e - start) % C, weights, bias[0], C)
+        h = _over_channels(x, e, weights, bias[0], C)
         store(t, e, relu(fma(fma(h, one, minus_mean), scale, beta)))
 
 
@@ -204,20 +203,18 @@ def narrow_involution_backward(
     # Every pixel was counted once for each channel.
     dgamma, dbeta = dnorm.sum(axis=0).reshape(2, LANES).sum(axis=1, keepdims=True) / x.dtype.type(C)
     dx = empty(x.shape if need_dx else (0, H, W, C), x.dtype)
-    dreduce = empty((CHUNKS, 2 * C * LANES), x.dtype)
+    dreduce = empty((CHUNKS, 2 * LANES), x.dtype)
     _to_input(
         dzs, dxs, rows, reduce_weight, reduce_bias, norm,
         np.concatenate([dgamma, dbeta]) / x.dtype.type(N * H * W),
         pitch, start, work, dx.reshape(-1, H, W * C), dreduce,
     )  # fmt: skip
-    by_phase = dreduce.sum(axis=0).reshape(2, C, LANES)
-    channel = (np.arange(C)[:, None] + np.arange(LANES)) % C
-    dreduce_weight = np.array([by_phase[0][channel == c].sum() for c in range(C)], x.dtype)
+    dweight_and_bias = dreduce.sum(axis=0).reshape(2, -1, C).sum(axis=1)
     dspan_weight, dspan_bias = dspan.sum(axis=0)
     return (
         dx if need_dx else None,
-        dreduce_weight[:, None],
-        by_phase[1].sum().reshape(1) / x.dtype.type(C),
+        dweight_and_bias[0][:, None],
+        dweight_and_bias[1].sum(keepdims=True) / x.dtype.type(C),
         dgamma,
         dbeta,
         dspan_weight[None],
@@ -290,9 +287,9 @@ def _norm_gradients(x, t, dt, weights, ones, bias, C, norm, start, stop, dz, dno
     minus_mean, inv_std = splat(-norm[0], LANES), splat(norm[1], LANES)
     dgamma, dbeta = load(dnorm, 0, LANES), load(dnorm, LANES, LANES)
     for e in range(start, stop, LANES):
-        dt_e = _over_channels(dt, e, (e - start) % C, ones, x.dtype.type(0), C)
+        dt_e = _over_channels(dt, e, ones, x.dtype.type(0), C)
         dz_e = where_positive(load(t, e, LANES), dt_e)
-        h = _over_channels(x, e, (e - start) % C, weights, bias[0], C)
+        h = _over_channels(x, e, weights, bias[0], C)
         xhat = fma(fma(h, one, minus_mean), inv_std, zero)
         dgamma = fma(dz_e, xhat, dgamma)
         dbeta = fma(dz_e, one, dbeta)
@@ -331,7 +328,7 @@ def _to_input(dz, dxs, x, reduce_weight, reduce_bias, norm, dnorm, pitch, start,
                 dz[n], xs, pixel, weights, reduce_bias, C, norm, dnorm, start, stop, dreduce[chunk]
             )
             if dx.size:
-                _add_scaled(dz[n], weights[(C - 1) * (LANES + C) :], C, start, stop, dxs[n])
+                _add_scaled(dz[n], weights[(C - 1) * LANES :], start, stop, dxs[n])
                 _lay_out(dxs[n][start:stop].reshape(H, pitch), dx[n])
 
 
@@ -341,46 +338,46 @@ def _reduce_gradients(dz, x, pixel, weights, bias, C, norm, dnorm, start, stop, 
     zero, one = splat(x.dtype.type(0), LANES), splat(x.dtype.type(1), LANES)
     minus_mean, scale = splat(-norm[0], LANES), splat(norm[2] * norm[1], LANES)
     minus_dgamma, minus_dbeta = splat(-dnorm[0] * norm[1], LANES), splat(-dnorm[1], LANES)
+    dweight, dbias = load(dreduce, 0, LANES), load(dreduce, LANES, LANES)
     for e in range(start, stop, LANES):
-        phase = (e - start) % C
-        h = _over_channels(x, e, phase, weights, bias[0], C)
+        h = _over_channels(x, e, weights, bias[0], C)
         dz_e = fma(load(dz, e, LANES), one, minus_dbeta)
         dz_e = fma(fma(h, one, minus_mean), minus_dgamma, dz_e)
         dh = fma(fma(dz_e, scale, zero), load(pixel, e, LANES), zero)
-        dweight, dbias = phase * LANES, (C + phase) * LANES
-        store(dreduce, dweight, fma(dh, load(x, e, LANES), load(dreduce, dweight, LANES)))
-        store(dreduce, dbias, fma(dh, one, load(dreduce, dbias, LANES)))
+        dweight = fma(dh, load(x, e, LANES), dweight)
+        dbias = fma(dh, one, dbias)
         store(dz, e, dh)
+    store(dreduce, 0, dweight)
+    store(dreduce, LANES, dbias)
 
 
 @njit(cache=True)
-def _add_scaled(dh, weight, C, start, stop, dx):
+def _add_scaled(dh, weight, start, stop, dx):
     """dx += dh * reduce_weight: the kernel's share of dx."""
+    weight_e = load(weight, 0, LANES)
     for e in range(start, stop, LANES):
-        weight_e = load(weight, (e - start) % C, LANES)
         store(dx, e, fma(load(dh, e, LANES), weight_e, load(dx, e, LANES)))
 
 
 @njit(cache=True)
 def _across_channels(weight, C):
-    """For each shift d from -(C - 1) to C - 1, over LANES + C elements, the weight of element e + d
-    in the sum over the channels of e's pixel: 0 where e + d is of another pixel.
+    """For each shift d from -(C - 1) to C - 1, in LANES elements the weight of element e + d in the
+    sum over the channels of e's pixel: 0 where e + d is of another pixel.
     """
-    weights = np.zeros((2 * C - 1, LANES + C), weight.dtype)
+    weights = np.zeros((2 * C - 1) * LANES, weight.dtype)
     for d in range(1 - C, C):
-        for e in range(LANES + C):
+        for e in range(LANES):
             if 0 <= e % C + d < C:
-                weights[d + C - 1, e] = weight[e % C + d]
-    return weights.reshape(-1)
+                weights[(d + C - 1) * LANES + e] = weight[e % C + d]
+    return weights
 
 
 @njit(cache=True)
-def _over_channels(x, e, phase, weights, bias, C):
+def _over_channels(x, e, weights, bias, C):
     """bias + the weighted sum over each element's pixel."""
     total = splat(bias, LANES)
     for d in range(2 * C - 1):
-        weight = load(weights, d * (LANES + C) + phase, LANES)
-        total = fma(weight, load(x, e + d - C + 1, LANES), total)
+        total = fma(load(weights, d * LANES, LANES), load(x, e + d - C + 1, LANES), total)
     return total
 
 
