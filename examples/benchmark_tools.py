@@ -11,7 +11,7 @@ import platform  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
-from importlib.metadata import version  # noqa: E402
+from importlib.metadata import packages_distributions, version  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -102,8 +102,12 @@ def machine() -> dict:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
     packages = ("numpy", "numba", "torch", "keras", "tensorflow")
+    distributions = packages_distributions()
     versions = {"scratchnet": sn.__version__} | {
-        name: version(name) for name in packages if find_spec(name)
+        # TensorFlow comes from distributions of several names.
+        name: version(distributions[name][0])
+        for name in packages
+        if name in distributions
     }
     return {"cpu": cpu, "cores": os.cpu_count(), "threads": int(THREADS)} | {
         "python": platform.python_version(),
