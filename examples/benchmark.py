@@ -33,11 +33,12 @@ from benchmark_tools import (
     THREADS,
     frameworks,
     machine,
-    measure,
     network_and_batch,
     print_row,
     training_step,
 )
+
+from scratchnet.profiling import measure
 
 
 def compare(options: argparse.Namespace) -> list[dict]:

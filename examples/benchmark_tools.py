@@ -8,7 +8,6 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THRE
 
 import importlib  # noqa: E402
 import platform  # noqa: E402
-import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 from importlib.metadata import packages_distributions, version  # noqa: E402
@@ -66,28 +65,6 @@ def network_and_batch(
     N = batch or BATCHES[dataset]
     x = rng.random((N, *INPUT_SHAPES[dataset]), np.float32)
     return report_network(dataset, operator, rng=rng), x, rng.integers(10, size=N)
-
-
-def measure(steps: dict[str, Step], blocks: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds a call, one number a block, for each function; they take turns, block by block."""
-    counts = {}
-    for name, step in steps.items():
-        step()
-        step()
-        counts[name] = max(1, round(seconds / timed(step, 1)))
-    results = {name: [] for name in steps}
-    for block in range(blocks):
-        for name in list(steps)[:: 1 if block % 2 else -1]:
-            steps[name]()  # brings its data back into the cache
-            results[name].append(timed(steps[name], counts[name]))
-    return results
-
-
-def timed(step: Step, count: int) -> float:
-    began = time.perf_counter()
-    for _ in range(count):
-        step()
-    return (time.perf_counter() - began) / count
 
 
 def print_row(cells: list[str]) -> None:

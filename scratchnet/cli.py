@@ -15,16 +15,25 @@ from scratchnet import data, models
 from scratchnet.backends import DEVICES, BackendError, choose_backend, get_backend
 from scratchnet.checkpoint import CheckpointError
 from scratchnet.comparison import compare, results_table, say, train
-from scratchnet.experiment import SCHEDULES, Experiment, check_writable, load_trained
+from scratchnet.experiment import (
+    PIXELS,
+    SCHEDULES,
+    Experiment,
+    check_writable,
+    load_trained,
+    usual_experiment,
+)
 from scratchnet.machine import gpu_name, machine, set_threads, versions
 from scratchnet.progress import clock
+from scratchnet.study import DATASETS, quick_share, run_study, study_devices, study_rows
+from scratchnet.study_report import write_study_report
 from scratchnet.training import TrainingDiverged, evaluate
 
 EXAMPLES = """\
 examples:
   python -m scratchnet                                compare both operators on glyphs, in a minute
   python -m scratchnet compare --dataset mnist        the same on MNIST, by the report's schedule
-  python -m scratchnet train --dataset cifar10 --operator involution --epochs 2
+  python -m scratchnet train --dataset cifar10 --network involution --epochs 2
   python -m scratchnet evaluate runs/mnist/convolution
   python -m scratchnet data show fashion-mnist
 """
@@ -36,6 +45,17 @@ goes on from there, to the same bits.
 examples:
   python -m scratchnet compare --dataset fashion-mnist --epochs 2 --train-images 10000
   python -m scratchnet compare --dataset mnist --seed 1 --out runs/mnist-1
+"""
+REPORT = """\
+Trains the networks of the report, and those that answer what it left open, on MNIST,
+Fashion-MNIST and CIFAR-10; times every layer; writes report.md with its figures, and
+results.json with every number. What was trained before is taken as it is, so a study
+that was stopped goes on with the same command.
+
+examples:
+  python -m scratchnet report --quick
+  python -m scratchnet report --seeds 1 --report-pixels
+  python -m scratchnet report --only mnist/involution
 """
 ERRORS = (CheckpointError, data.DataError, TrainingDiverged, BackendError, ValueError)
 
@@ -75,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(args: argparse.Namespace, argv: list[str]) -> int:
     out = Path(args.out or f"runs/{args.dataset}")
     check_writable(out)
-    experiments = [_experiment(args, operator) for operator in models.OPERATORS]
+    experiments = [_experiment(args, network) for network in models.OPERATORS]
     first = experiments[0]
     say(
         f"{first.dataset}: {first.epochs} epochs, batches of {first.batch_size}, "
@@ -83,8 +103,8 @@ def _compare(args: argparse.Namespace, argv: list[str]) -> int:
     )
     dataset = _load(args)
     outcomes = compare(experiments, dataset, out, resume=args.resume)
-    histories = {o.experiment.operator: o.history for o in outcomes}
-    networks = {o.experiment.operator: o.network for o in outcomes}
+    histories = {o.experiment.network: o.history for o in outcomes}
+    networks = {o.experiment.network: o.network for o in outcomes}
     say(f"\n{results_table(histories, networks)}\n\nwritten: {out / 'report.md'}")
     if outcomes[-1].history.interrupted:
         return _interrupted(argv)
@@ -92,12 +112,12 @@ def _compare(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _train(args: argparse.Namespace, argv: list[str]) -> int:
-    out = Path(args.out or f"runs/{args.dataset}/{args.operator}")
+    out = Path(args.out or f"runs/{args.dataset}/{args.network}")
     check_writable(out)
-    experiment = _experiment(args, args.operator)
+    experiment = _experiment(args, args.network)
     outcome = train(experiment, _load(args), out, resume=args.resume)
     history = outcome.history
-    table = results_table({args.operator: history}, {args.operator: outcome.network})
+    table = results_table({args.network: history}, {args.network: outcome.network})
     say(f"\n{table}\n\nwritten: {out / 'best.npz'}, {out / 'last.npz'}, {out / 'history.json'}")
     if history.epochs:
         with clock("drawing the curves"):
@@ -106,26 +126,60 @@ def _train(args: argparse.Namespace, argv: list[str]) -> int:
     return _interrupted(argv) if history.interrupted else 0
 
 
+def _report(args: argparse.Namespace, argv: list[str]) -> int:
+    out = Path(args.out or ("runs/report-quick" if args.quick else "runs/report"))
+    rows = study_rows(
+        1 if args.quick else args.seeds,
+        raw_pixels=args.report_pixels or args.quick,
+        quick=args.quick,
+        devices=study_devices(args.device),
+    )
+    datasets: dict[str, data.Dataset] = {}
+
+    def load(name: str) -> data.Dataset:
+        with clock(f"reading {name}") if data.is_present(name) else nullcontext():
+            whole = data.load(name)
+        datasets[name] = quick_share(whole) if args.quick else whole
+        return datasets[name]
+
+    told = "".join(f" --{name}" for name in ("quick", "report-pixels", "jpeg")
+                   if getattr(args, name.replace("-", "_")))  # fmt: skip
+    settings = {
+        "quick": args.quick,
+        "jpeg": args.jpeg,
+        "command": f"python -m scratchnet report --seeds {args.seeds}{told}",
+    }
+    results = run_study(rows, out, load, only=args.only, settings=settings)
+    for name in DATASETS:
+        if name not in datasets and data.is_present(name):
+            load(name)
+    say(f"\nwritten: {write_study_report(rows, results, out, datasets)}")
+    if results["interrupted"]:
+        _complain("stopped; the same command goes on")
+        return 130
+    return 0
+
+
 def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
     experiment, network = load_trained(args.checkpoint)
     args.dataset, args.train_images = experiment.dataset, None
     dataset = _load(args)
     with clock("evaluating"):
-        loss, accuracy = evaluate(network, dataset.test)
+        loss, accuracy = evaluate(network, dataset.test, **PIXELS[experiment.pixels])
     say(
-        f"{args.checkpoint}: {experiment.operator} on {len(dataset.test):,} test images of "
+        f"{args.checkpoint}: {experiment.network} on {len(dataset.test):,} test images of "
         f"{experiment.dataset}: accuracy {accuracy:.2%}, loss {loss:.4f}"
     )
     return 0
 
 
 def _summary(args: argparse.Namespace, argv: list[str]) -> int:
-    operators = [args.operator] if args.operator else models.OPERATORS
+    networks = [args.network] if args.network else models.OPERATORS
     shape = models.INPUT_SHAPES[args.dataset]
     tables = [
-        f"{args.dataset} / {operator}\n\n"
-        + models.summary(models.report_network(args.dataset, operator), shape)
-        for operator in operators
+        f"{args.dataset} / {network}\n\n"
+        + models.summary(models.NETWORKS[network](args.dataset), shape)
+        for network in networks
     ]
     say("\n\n".join(tables))
     return 0
@@ -215,16 +269,15 @@ def _info(args: argparse.Namespace, argv: list[str]) -> int:
     return 0
 
 
-def _experiment(args: argparse.Namespace, operator: str) -> Experiment:
-    schedule = SCHEDULES[args.dataset]
-    return Experiment(
-        dataset=args.dataset,
-        operator=operator,
-        epochs=args.epochs or schedule.epochs,
-        batch_size=args.batch_size or schedule.batch_size,
-        lr=args.lr or schedule.lr,
-        seed=args.seed,
-        backend=_backend(args),
+def _experiment(args: argparse.Namespace, network: str) -> Experiment:
+    return usual_experiment(
+        args.dataset,
+        network,
+        args.seed,
+        _backend(args),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr=args.lr,
     )
 
 
@@ -276,9 +329,16 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "train", _train, "train one network")
     command.add_argument(
-        "--operator", choices=models.OPERATORS, default="convolution", help="default: %(default)s"
-    )
-    _training_options(command, "runs/DATASET/OPERATOR")
+        "--network", choices=models.NETWORKS, default="convolution", metavar="NAME",
+        help=f"{', '.join(models.NETWORKS)}; default: convolution",
+    )  # fmt: skip
+    _training_options(command, "runs/DATASET/NETWORK")
+
+    command = _command(
+        commands, "report", _report, "run the student report's study again, and answer it",
+        more=REPORT,
+    )  # fmt: skip
+    _report_options(command)
 
     command = _command(commands, "evaluate", _evaluate, "accuracy of a trained network")
     command.add_argument(
@@ -288,7 +348,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _command(commands, "summary", _summary, "layers, shapes, parameters, multiply-adds")
     _dataset_option(command)
-    command.add_argument("--operator", choices=models.OPERATORS, help="default: both")
+    command.add_argument(
+        "--network", choices=models.NETWORKS, metavar="NAME",
+        help=f"{', '.join(models.NETWORKS)}; default: the first two",
+    )  # fmt: skip
 
     command = _command(commands, "data", _data_list, "list, fetch or show the data sets")
     actions = command.add_subparsers(title="actions", metavar="<an action>")
@@ -348,6 +411,24 @@ def _training_options(parser: argparse.ArgumentParser, out: str) -> None:
     option("--out", metavar="FOLDER", help=f"default: {out}")
     option("--resume", action="store_true", help="go on from what the folder holds")
     _device_option(parser)
+    _threads_option(parser)
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--seeds", type=_whole(1), default=3, metavar="N",
+           help="train the report's networks so often; default: 3")  # fmt: skip
+    option("--quick", action="store_true",
+           help="a tenth of the images, two epochs, one seed: to see it work")  # fmt: skip
+    option("--only", metavar="ROW", help="train one row, such as mnist/involution")
+    option("--report-pixels", action="store_true",
+           help="also feed CIFAR-10 as the report did, by pixels of 0 to 255")  # fmt: skip
+    option("--jpeg", action="store_true",
+           help="say that the images of CIFAR-10 are JPEG copies")  # fmt: skip
+    option("--out", metavar="FOLDER", help="default: runs/report, runs/report-quick")
+    option("--device", choices=DEVICES, default="auto", metavar="NAME",
+           help="cpu, cuda, or auto (the CPU, and a GPU if there is one); default: auto",
+    )  # fmt: skip
     _threads_option(parser)
 
 

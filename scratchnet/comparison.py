@@ -47,7 +47,7 @@ def compare(
     check_writable(folder)
     outcomes = []
     for experiment in experiments:
-        outcomes.append(train(experiment, data, folder / experiment.operator, resume=resume))
+        outcomes.append(train(experiment, data, folder / experiment.network, resume=resume))
         if outcomes[-1].history.interrupted:
             break
     write_report(outcomes, data, folder)
@@ -58,8 +58,8 @@ def train(
     experiment: Experiment, data: Dataset, folder: str | Path, *, resume: bool = False
 ) -> Outcome:
     """`run_experiment`, telling each epoch on standard output."""
-    count = trainable_parameters(experiment.network())
-    say(f"{experiment.operator}: {count:,} parameters, {experiment.epochs} epochs")
+    count = trainable_parameters(experiment.build())
+    say(f"{experiment.network}: {count:,} parameters, {experiment.epochs} epochs")
     told = []
 
     def tell(epoch: Epoch) -> None:
@@ -120,7 +120,7 @@ def results(outcomes: Sequence[Outcome], data: Dataset) -> dict:
         "interrupted": any(outcome.history.interrupted for outcome in outcomes),
         "versions": versions(),
         "machine": machine() | ({"gpu": gpu_name()} if first.backend == "cuda" else {}),
-        "networks": {o.experiment.operator: _network_results(o, data) for o in outcomes},
+        "networks": {o.experiment.network: network_results(o, data) for o in outcomes},
     }
 
 
@@ -138,9 +138,9 @@ def _draw(outcomes: Sequence[Outcome], data: Dataset, folder: Path) -> list[str]
     """The figures, by the names of FIGURES; without an epoch there are no curves."""
     from scratchnet import plots  # matplotlib takes longer to import than all the rest
 
-    histories = {o.experiment.operator: o.history for o in outcomes}
-    networks = {o.experiment.operator: o.network for o in outcomes}
-    predictions = {o.experiment.operator: o.predictions for o in outcomes}
+    histories = {o.experiment.network: o.history for o in outcomes}
+    networks = {o.experiment.network: o.network for o in outcomes}
+    predictions = {o.experiment.network: o.predictions for o in outcomes}
     (folder / "curves.png").unlink(missing_ok=True)
     if any(history.epochs for history in histories.values()):
         plots.plot_histories(histories, folder / "curves.png")
@@ -150,7 +150,7 @@ def _draw(outcomes: Sequence[Outcome], data: Dataset, folder: Path) -> list[str]
     return [name for name in FIGURES if (folder / name).exists()]
 
 
-def _network_results(outcome: Outcome, data: Dataset) -> dict:
+def network_results(outcome: Outcome, data: Dataset) -> dict:
     history, network = outcome.history, outcome.network
     confusion = confusion_matrix(data.test.labels, outcome.predictions, len(data.classes))
     last = history.epochs[-1] if history.epochs else None
@@ -205,8 +205,8 @@ def _epoch_line(epoch: Epoch, epochs: int) -> str:
 
 
 def _report(outcomes: Sequence[Outcome], data: Dataset, numbers: dict, drawn: list[str]) -> str:
-    histories = {o.experiment.operator: o.history for o in outcomes}
-    networks = {o.experiment.operator: o.network for o in outcomes}
+    histories = {o.experiment.network: o.history for o in outcomes}
+    networks = {o.experiment.network: o.network for o in outcomes}
     lines = [f"# {' and '.join(histories).capitalize()} on {numbers['dataset']}", ""]
     if numbers["interrupted"]:
         done = {label: len(history.epochs) for label, history in histories.items()}
@@ -314,4 +314,4 @@ def _most_confused(outcome: Outcome, data: Dataset, pairs: int = 3) -> str:
         for true, guess in worst
         if counts[true, guess]
     ]
-    return f"- {outcome.experiment.operator}: {', '.join(told) or 'no image is taken for another'}"
+    return f"- {outcome.experiment.network}: {', '.join(told) or 'no image is taken for another'}"

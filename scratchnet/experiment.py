@@ -1,24 +1,29 @@
-"""One network of the report, trained by its schedule and kept in a folder of its own.
+"""One network, trained as its experiment says and kept in a folder of its own.
 
 The folder holds `experiment.json` (what was asked for), `best.npz` and `last.npz` (what `fit`
 writes) and `history.json`; with these a run goes on where it stopped, or is taken as it is.
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from scratchnet.checkpoint import CheckpointError
 from scratchnet.data import Dataset
+from scratchnet.data.augment import Augmentation, Compose, RandomCrop, RandomFlip, RandomShift
 from scratchnet.history import Epoch, History, write_text
 from scratchnet.layers import Sequential
-from scratchnet.models import report_network
-from scratchnet.optim import Adam
+from scratchnet.losses import SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
+from scratchnet.models import NETWORKS
+from scratchnet.optim import Adam, AdamW
 from scratchnet.progress import clock
+from scratchnet.schedules import CosineSchedule
 from scratchnet.training import fit, load_model, predict
 
 
@@ -37,24 +42,90 @@ SCHEDULES = {
     "fashion-mnist": Schedule(10, 128),
     "cifar10": Schedule(10, 256),
 }
+COMPACT_SCHEDULE = Schedule(30, 128, 3e-3)
+
+# What pixels of 0 to 255 become before a network sees them: (pixel * scale - mean) / std.
+PIXELS = {
+    "0 to 1": {"scale": 1 / 255},
+    "0 to 255": {"scale": 1.0},
+    "-2 to 2": {"scale": 1 / 255, "mean": 0.5, "std": 0.25},
+}
+# Changes that leave an image of its class: a digit has no mirror image.
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "glyphs": RandomShift(2),
+    "mnist": RandomShift(2),
+    "fashion-mnist": Compose(RandomFlip(), RandomShift(2)),
+    "cifar10": Compose(RandomFlip(), RandomCrop(4)),
+}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is trained, and how. The seed draws the weights, the dropout and the batches."""
+    """What is trained, and how. The seed draws the weights, the dropout and the batches.
+
+    network    a name of `models.NETWORKS`
+    training   "report": Adam at a constant rate; "compact": AdamW along a cosine, on augmented
+               images
+    pixels     a name of PIXELS
+    softmax    how often the softmax is applied, 1 or 2: the report's MNIST involution put one into
+               the network and another into the loss
+    """
 
     dataset: str
-    operator: str
+    network: str
     epochs: int
     batch_size: int
     lr: float
     seed: int
     backend: str
+    training: str = "report"
+    pixels: str = "0 to 1"
+    softmax: int = 1
 
-    def network(self) -> Sequential:
+    def build(self) -> Sequential:
         """The network before training."""
         rng = np.random.default_rng(self.seed)
-        return report_network(self.dataset, self.operator, rng=rng).to(self.backend)
+        return NETWORKS[self.network](self.dataset, rng=rng).to(self.backend)
+
+    def settings(self, network: Sequential, images: int) -> dict[str, Any]:
+        """What `fit` is given for the network, on so many training images."""
+        parameters = network.parameters()
+        if self.training == "report":
+            loss = SoftmaxTwiceCrossEntropy() if self.softmax == 2 else SoftmaxCrossEntropy()
+            how = {"optimizer": Adam(parameters, lr=self.lr), "loss": loss.to(self.backend)}
+        else:
+            steps = self.epochs * math.ceil(images / self.batch_size)
+            how = {
+                "optimizer": AdamW(parameters, self.lr, weight_decay=0.05),
+                "schedule": CosineSchedule(self.lr, steps, warmup=steps // 6),
+                "augment": AUGMENTATIONS[self.dataset],
+            }
+        return how | PIXELS[self.pixels]
+
+
+def usual_experiment(
+    dataset: str,
+    network: str,
+    seed: int,
+    backend: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+) -> Experiment:
+    """The network trained in its usual way, but for what is given."""
+    compact = network == "compact-involution"
+    schedule = COMPACT_SCHEDULE if compact else SCHEDULES[dataset]
+    experiment = Experiment(
+        dataset=dataset,
+        network=network,
+        epochs=epochs or schedule.epochs,
+        batch_size=batch_size or schedule.batch_size,
+        lr=lr or schedule.lr,
+        seed=seed,
+        backend=backend,
+    )
+    return replace(experiment, training="compact", pixels="-2 to 2") if compact else experiment
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,24 +162,24 @@ def run_experiment(
         for name in ("best.npz", "last.npz", "history.json"):
             (folder / name).unlink(missing_ok=True)  # a later resume must not find another run's
     write_text(folder / "experiment.json", json.dumps(asdict(experiment), indent=2) + "\n")
-    network = experiment.network()
+    network = experiment.build()
     history = fit(
         network,
         data.train,
         data.test,
         epochs=experiment.epochs,
         batch_size=experiment.batch_size,
-        optimizer=Adam(network.parameters(), lr=experiment.lr),
         seed=experiment.seed,
         run_dir=folder,
         resume=resume,
         on_epoch=on_epoch,
-        description=experiment.operator,
+        description=experiment.network,
+        **experiment.settings(network, len(data.train)),
     )
     history.save(folder / "history.json")
-    with clock(f"{experiment.operator}: predicting"):
-        predictions = predict(network, data.test).argmax(axis=1)
-    return Outcome(experiment, network, history, predictions)
+    with clock(f"{experiment.network}: predicting"):
+        logits = predict(network, data.test, **PIXELS[experiment.pixels])
+    return Outcome(experiment, network, history, logits.argmax(axis=1))
 
 
 def read_experiment(folder: str | Path) -> Experiment:
@@ -134,7 +205,7 @@ def load_trained(checkpoint: str | Path) -> tuple[Experiment, Sequential]:
     if checkpoint.is_dir():
         checkpoint = checkpoint / "best.npz"
     experiment = read_experiment(checkpoint.parent)
-    network = experiment.network()
+    network = experiment.build()
     load_model(network, checkpoint)
     return experiment, network
 
@@ -154,7 +225,9 @@ def check_writable(folder: str | Path) -> None:
 
 def _check_same(asked: Experiment, kept: Experiment, folder: Path) -> None:
     """All settings but the number of epochs and the backend are those of the folder."""
-    for name in ("dataset", "operator", "batch_size", "lr", "seed"):
+    for name in (
+        "dataset", "network", "batch_size", "lr", "seed", "training", "pixels", "softmax"
+    ):  # fmt: skip
         if getattr(asked, name) != getattr(kept, name):
             raise CheckpointError(
                 f"{folder} holds a run with {name} {getattr(kept, name)}, not "

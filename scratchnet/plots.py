@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Polygon
+from matplotlib.patches import Patch, Polygon
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
@@ -37,12 +37,14 @@ from scratchnet.training import confusion_matrix
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 COLOURS = {"convolution": BLUE, "involution": VERMILLION}
 MARKERS = {BLUE: "o", VERMILLION: "s", GREEN: "^", PURPLE: "D"}
+SIX_COLOURS = (*MARKERS, "#E69F00", "#56B4E9")
+SIX_MARKERS = (*MARKERS.values(), "v", "P")
 GREY = "#6E6E6E"
 LARGEST = 150_000  # bytes of a PNG that a repository should hold
 DPI = 110
 
 
-def plot_histories(histories: Mapping[str, History], path: str | Path) -> Path:
+def plot_histories(histories: Mapping[str, History], path: str | Path, title: str = "") -> Path:
     """Accuracy and loss against epochs, one colour a history; training dashed, validation solid.
 
     histories   by label; "convolution" and "involution" have colours of their own
@@ -73,7 +75,125 @@ def plot_histories(histories: Mapping[str, History], path: str | Path) -> Path:
     if any(epoch.val_loss is not None for h in histories.values() for epoch in h.epochs):
         entries.append(Line2D([], [], color="black", label="validation"))
     figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=12)
     return _save(figure, path)
+
+
+def plot_speed(bars: Mapping[str, Mapping], path: str | Path) -> Path:
+    """Where the time of a training step goes, and what a multiply-add costs.
+
+    bars   "steps": by network, microseconds an image by kind of layer;
+           "single": by layer, points of (channels, picoseconds a multiply-add)
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06)
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    kinds = {
+        **COLOURS,
+        "all other layers": "#BBBBBB",
+        "loss and optimizer": "#666666",
+    }
+    hatches = dict(zip(kinds, ("", "///", "", "..."), strict=True))
+    for row, (_, times) in enumerate(bars["steps"].items()):
+        start = 0.0
+        for kind, colour in kinds.items():
+            if times.get(kind):
+                left.barh(row, times[kind], 0.7, start, color=colour, hatch=hatches[kind],
+                          edgecolor="white", linewidth=0.5)  # fmt: skip
+                start += times[kind]
+        left.text(start * 1.01, row, f" {start:.0f} µs", va="center", fontsize=9)
+    left.set_yticks(range(len(bars["steps"])), bars["steps"])
+    left.invert_yaxis()
+    left.margins(x=0.12)
+    left.set_xlabel("training step, µs an image")
+    entries = [Patch(facecolor=colour, hatch=hatches[kind], edgecolor="white", label=kind)
+               for kind, colour in kinds.items()]  # fmt: skip
+    left.legend(handles=entries, frameon=False, fontsize=9, loc="upper right")
+    for (colour, marker), (name, points) in zip(
+        MARKERS.items(), bars["single"].items(), strict=False
+    ):
+        right.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.set_xticks([C for C, _ in points], [str(C) for C, _ in points])
+    right.set_xlabel("channels of the layer")
+    right.set_ylabel("time of a multiply-add (ps)")
+    right.legend(frameon=False, fontsize=9)
+    for axis in (left, right):
+        _light_grid(axis)
+    return _save(figure, path)
+
+
+def plot_sizes(points: Mapping[str, Sequence[tuple[str, int, float]]], path: str | Path) -> Path:
+    """Accuracy against the number of parameters, a panel a data set.
+
+    points   by data set: a network's label, its parameters, its accuracy (0 to 1)
+    """
+    labels = list(dict.fromkeys(label for of_one in points.values() for label, _, _ in of_one))
+    styles = dict(zip(labels, zip(SIX_COLOURS, SIX_MARKERS, strict=True), strict=False))
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(points), squeeze=False)[0]
+    for axis, (dataset, of_one) in zip(axes, points.items(), strict=True):
+        for label, parameters, accuracy in of_one:
+            colour, marker = styles[label]
+            axis.plot(parameters, accuracy, marker, color=colour, markersize=9)
+        axis.set_xscale("log")
+        axis.set_title(dataset, fontsize=12)
+        axis.set_xlabel("parameters")
+        axis.yaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g}%")
+        axis.margins(0.12)
+        _light_grid(axis)
+    axes[0].set_ylabel("accuracy on the test images")
+    entries = [
+        Line2D([], [], color=colour, marker=marker, markersize=8, linestyle="", label=label)
+        for label, (colour, marker) in styles.items()
+    ]
+    figure.legend(handles=entries, loc="outside lower center", ncols=3, frameon=False)
+    return _save(figure, path)
+
+
+def plot_kernels(
+    images: np.ndarray, maps: Mapping[str, np.ndarray], filters: np.ndarray, path: str | Path
+) -> Path:
+    """Heat maps of an involution's kernels over images, and beside them a convolution's filters.
+
+    images    (N, H, W, C)         uint8
+    maps      by label, (N, Ho, Wo, G) numbers, a column for each of the first four groups
+    filters   (K, K, C, O)         drawn as the mean over C, each on its own scale
+    """
+    columns = [
+        (textwrap.fill(label, 16) if g == 0 else "", g, sums[..., g])
+        for label, sums in maps.items()
+        for g in range(min(4, sums.shape[3]))
+    ]
+    N, count = len(images), len(columns) + 1
+    figure = Figure(figsize=(1.5 * count + 3.2, 1.5 * N + 0.7))
+    left, right = figure.add_gridspec(1, 2, width_ratios=(1.5 * count, 2.9), wspace=0.06)
+    grid = left.subgridspec(N, count, hspace=0.06, wspace=0.06)
+    for i, image in enumerate(images):
+        axes = [_bare(figure.add_subplot(grid[i, column])) for column in range(count)]
+        _draw_image(axes[0], image)
+        for axis, (_, _, sums) in zip(axes[1:], columns, strict=True):
+            low, high = np.percentile(sums, (1, 99))  # one pixel shall not darken the rest
+            axis.imshow(sums[i], cmap="cividis", vmin=low, vmax=high)
+        if i == 0:
+            axes[0].set_title("image", fontsize=9)
+            for axis, (words, g, _) in zip(axes[1:], columns, strict=True):
+                axis.set_title(f"{words}\ngroup {g + 1}".lstrip(), fontsize=9)
+    means = filters.mean(axis=2)  # (K, K, O)
+    below = right.subgridspec(-(-means.shape[2] // 4), 4, hspace=0.15, wspace=0.15)
+    for o in range(means.shape[2]):
+        axis = _bare(figure.add_subplot(below[o // 4, o % 4]))
+        axis.imshow(means[..., o], cmap="gray")
+        if o == 0:
+            axis.set_title("filters of the convolution", fontsize=9, loc="left")
+    return _save(figure, path)
+
+
+def _bare(axis: Axes) -> Axes:
+    axis.set_axis_off()
+    return axis
 
 
 def plot_confusion(

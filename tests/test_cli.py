@@ -89,7 +89,16 @@ def test_the_first_help_names_every_command_and_shows_examples(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     told = capsys.readouterr().out
-    for command in ("compare", "train", "evaluate", "summary", "data", "gradcheck", "info"):
+    for command in (
+        "compare",
+        "train",
+        "report",
+        "evaluate",
+        "summary",
+        "data",
+        "gradcheck",
+        "info",
+    ):
         assert re.search(rf"^    {command} +\w", told, re.M)
     examples = re.findall(r"python -m scratchnet ?(.*?)(?:  |$)", told, re.M)
     assert len(examples) >= 4
@@ -101,9 +110,9 @@ def test_the_first_help_names_every_command_and_shows_examples(capsys):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["frobnicate"], "'compare', 'train', 'evaluate'"),
+        (["frobnicate"], "'compare', 'train', 'report', 'evaluate'"),
         (["--dataset", "imagenet"], "'glyphs', 'mnist', 'fashion-mnist', 'cifar10'"),
-        (["train", "--operator", "attention"], "'convolution', 'involution'"),
+        (["train", "--network", "transformer"], "'convolution', 'involution'"),
         (["--device", "tpu"], "'cpu', 'cuda', 'auto', 'reference'"),
         (["--lr", "nan"], "must be a number above 0, got 'nan'"),
         (["--lr", "fast"], "must be a number above 0, got 'fast'"),
@@ -134,7 +143,7 @@ def test_without_a_command_it_compares(capsys, tmp_path):
 
 
 def test_train_then_evaluate_then_resume(capsys, tmp_path):
-    argv = ["train", "--operator", "involution", *QUICK]
+    argv = ["train", "--network", "involution", *QUICK]
     assert cli.main(argv) == 0
     folder = tmp_path / "runs" / "glyphs" / "involution"
     names = {"best.npz", "last.npz", "experiment.json", "history.json", "curves.png"}
@@ -168,19 +177,19 @@ def test_a_folder_without_permission_is_told(capsys, tmp_path):
 
 def test_wrong_checkpoints_are_refused(capsys, tmp_path):
     assert "there is no" in failed(capsys, "evaluate", "nowhere")
-    cli.main(["train", "--operator", "involution", *QUICK])
+    cli.main(["train", "--network", "involution", *QUICK])
     capsys.readouterr()
     folder = tmp_path / "runs" / "glyphs" / "involution"
     told = failed(
-        capsys, "train", "--operator", "convolution", *QUICK, "--out", str(folder), "--resume"
+        capsys, "train", "--network", "convolution", *QUICK, "--out", str(folder), "--resume"
     )
-    assert "operator involution, not convolution" in told
+    assert "network involution, not convolution" in told
     (folder / "best.npz").write_bytes(b"PK\x03\x04 half a file")
     assert "best.npz is damaged" in failed(capsys, "evaluate", str(folder))
 
 
 def test_a_loss_that_is_not_finite_is_one_sentence(capsys):
-    argv = ["train", "--operator", "convolution", *QUICK, "--lr", "1e30", "--epochs", "3"]
+    argv = ["train", "--network", "convolution", *QUICK, "--lr", "1e30", "--epochs", "3"]
     assert "the loss became" in failed(capsys, *argv)
 
 
@@ -255,7 +264,7 @@ def test_commands_that_draw_nothing_do_not_import_matplotlib():
 def test_a_terminal_sees_life_and_ctrl_c_ends_with_a_way_on(tmp_path):
     """The real command on a terminal: something is written all along, also while compiling."""
     controller, terminal = pty.openpty()
-    argv = [sys.executable, "-m", "scratchnet", "train", "--operator", "involution", *QUICK]
+    argv = [sys.executable, "-m", "scratchnet", "train", "--network", "involution", *QUICK]
     argv[argv.index("--epochs") + 1] = "100000"
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
     process = subprocess.Popen(
@@ -279,5 +288,5 @@ def test_a_terminal_sees_life_and_ctrl_c_ends_with_a_way_on(tmp_path):
     told = written.decode()
     assert "Traceback" not in told
     assert "compiling 00:0" in told and "images/s" in told
-    assert "to go on: python -m scratchnet train --operator involution" in told
+    assert "to go on: python -m scratchnet train --network involution" in told
     assert told.rstrip().endswith("--resume")

@@ -65,7 +65,7 @@ def test_results_hold_every_number(compared):
     assert list(results["networks"]) == list(OPERATORS)
     assert results["interrupted"] is False
     for outcome in outcomes:
-        network = results["networks"][outcome.experiment.operator]
+        network = results["networks"][outcome.experiment.network]
         assert History.from_dict(
             {"epochs": network["history"], "compile_seconds": 0.0, "interrupted": False}
         ).epochs == (outcome.history.epochs)
@@ -116,7 +116,7 @@ def test_more_epochs_go_on_from_what_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"operator": "convolution"}, "operator involution, not convolution"),
+        ({"network": "convolution"}, "network involution, not convolution"),
         ({"seed": 4}, "seed 3, not 4"),
         ({"lr": 0.5}, "lr 0.001, not 0.5"),
         ({"dataset": "mnist"}, "dataset glyphs, not mnist"),
@@ -204,8 +204,8 @@ def test_a_run_stopped_in_its_first_epoch_still_reports(tmp_path, monkeypatch):
 
 def test_the_table_aligns_and_has_a_markdown_form(compared):
     _, outcomes = compared
-    histories = {o.experiment.operator: o.history for o in outcomes}
-    networks = {o.experiment.operator: o.network for o in outcomes}
+    histories = {o.experiment.network: o.history for o in outcomes}
+    networks = {o.experiment.network: o.network for o in outcomes}
     table = results_table(histories, networks).splitlines()
     assert len({len(line) for line in table}) == 1 and len(table[0]) <= 80
     assert "34,826" in table[2] and "544" in table[3]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scratchnet import BatchNorm, Conv2D, Flatten, ReLU, Residual, Sequential
-from scratchnet.models import INPUT_SHAPES, OPERATORS, rednet, report_network, summary
+from scratchnet.models import INPUT_SHAPES, NETWORKS, OPERATORS, rednet, report_network, summary
 
 PARAMETERS = {
     ("mnist", "convolution"): 34_826,
@@ -17,6 +17,9 @@ PARAMETERS = {
     ("cifar10", "involution"): 13_074,
     ("glyphs", "convolution"): 34_826,
     ("glyphs", "involution"): 544,
+    ("mnist", "attention"): 530,
+    ("fashion-mnist", "attention"): 3_895,
+    ("cifar10", "attention"): 13_191,
 }
 # Convolutions: pixels * outputs * 9 * inputs. Involutions, G = 1 and one hidden channel: pixels *
 # (channels + 9 + 9 * channels). Then the dense layers.
@@ -53,9 +56,10 @@ def test_multiply_adds(dataset, operator):
     assert model.flops(INPUT_SHAPES[dataset]) == MULTIPLY_ADDS[dataset, operator]
 
 
-@pytest.mark.parametrize(("dataset", "operator"), PARAMETERS)
-def test_ten_logits_for_an_image_and_a_gradient_for_every_parameter(dataset, operator):
-    model = network(dataset, operator).to("reference")
+@pytest.mark.parametrize("dataset", INPUT_SHAPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_ten_logits_for_an_image_and_a_gradient_for_every_parameter(dataset, name):
+    model = NETWORKS[name](dataset, rng=np.random.default_rng(0)).to("reference")
     shape = INPUT_SHAPES[dataset]
     x = np.random.default_rng(0).random((2, *shape), np.float32)
     logits = model.forward(x, training=True)

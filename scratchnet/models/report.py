@@ -16,9 +16,11 @@ from scratchnet.layers import (
     MaxPool2D,
     ReLU,
     Sequential,
+    WindowAttention2D,
 )
 
-OPERATORS = ("convolution", "involution")
+OPERATORS = ("convolution", "involution")  # the report's twins
+ANCESTORS = ("attention",)
 INPUT_SHAPES = {
     "mnist": (28, 28, 1),
     "fashion-mnist": (28, 28, 1),
@@ -34,66 +36,76 @@ def report_network(
     """A network of the report, its weights drawn from rng.
 
     dataset    "mnist", "fashion-mnist", "cifar10" or "glyphs"
-    operator   "convolution" or "involution"
+    operator   "convolution" or "involution"; or "attention", of which the report speaks in section
+               2.2 but which it did not train: the involution network with each involution replaced
     raises     ValueError for another name
     """
+    check_dataset(dataset)
+    if operator not in (*OPERATORS, *ANCESTORS):
+        raise ValueError(
+            f"operator must be one of {', '.join((*OPERATORS, *ANCESTORS))}, got {operator!r}"
+        )
+    rng = rng or np.random.default_rng()
+    if operator == "convolution":
+        channels = (32, 64) if is_small(dataset) else (32, 64, 64)
+        features = convolution_features(dataset, channels, rng)
+    else:
+        layer = Involution2D if operator == "involution" else WindowAttention2D
+        features = _window_features(dataset, layer, rng)
+    return with_head(dataset, features, rng)
+
+
+def check_dataset(dataset: str) -> None:
+    """raises ValueError for a data set that the report does not have"""
     if dataset not in INPUT_SHAPES:
         raise ValueError(f"dataset must be one of {', '.join(INPUT_SHAPES)}, got {dataset!r}")
-    if operator not in OPERATORS:
-        raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {operator!r}")
-    rng = rng or np.random.default_rng()
-    shape = INPUT_SHAPES[dataset]
-    small = dataset in ("mnist", "glyphs")
-    if operator == "convolution":
-        features = _small_convolution(shape, rng) if small else _convolution(shape, rng)
-    else:
-        features = _small_involution(shape, rng) if small else _involution(shape, rng)
+
+
+def is_small(dataset: str) -> bool:
+    """Whether the data set's networks are those of MNIST: two blocks and one dense layer."""
+    return dataset in ("mnist", "glyphs")
+
+
+def convolution_features(
+    dataset: str, channels: tuple[int, ...], rng: np.random.Generator
+) -> list[Layer]:
+    """The layers before the head: 3x3 convolutions with so many channels, ReLU, pools."""
+    C = INPUT_SHAPES[dataset][2]
+    if is_small(dataset):
+        a, b = channels
+        return [
+            Conv2D(C, a, 3, rng=rng), ReLU(), MaxPool2D(2),
+            Conv2D(a, b, 3, rng=rng), ReLU(), MaxPool2D(2),
+        ]  # fmt: skip
+    a, b, c = channels
+    return [
+        Conv2D(C, a, 3, padding="same", rng=rng), ReLU(), MaxPool2D(2),
+        Conv2D(a, b, 3, padding="same", rng=rng), ReLU(), MaxPool2D(2),
+        Conv2D(b, c, 3, padding="same", rng=rng), ReLU(),
+    ]  # fmt: skip
+
+
+def _window_features(
+    dataset: str, layer: type[Involution2D] | type[WindowAttention2D], rng: np.random.Generator
+) -> list[Layer]:
+    """The layers before the head, of an operator that keeps the number of channels."""
+    C = INPUT_SHAPES[dataset][2]
+    if is_small(dataset):
+        return [layer(C, 3, rng=rng), MaxPool2D(2), layer(C, 3, rng=rng), MaxPool2D(2)]
+    return [
+        layer(C, 3, rng=rng), ReLU(), MaxPool2D(2),
+        layer(C, 3, rng=rng), ReLU(), MaxPool2D(2),
+        layer(C, 3, rng=rng), ReLU(),
+    ]  # fmt: skip
+
+
+def with_head(dataset: str, features: list[Layer], rng: np.random.Generator) -> Sequential:
+    """The layers, then those that turn what they put out into ten logits."""
+    features = [*features, Flatten()]
+    shape: tuple[int, ...] = INPUT_SHAPES[dataset]
     for layer in features:
         shape = layer.output_shape(shape)
     (flat,) = shape
-    head = _small_head(flat, rng) if small else _head(flat, rng)
-    return Sequential(*features, *head)
-
-
-def _small_convolution(shape: tuple[int, int, int], rng: np.random.Generator) -> list[Layer]:
-    return [
-        Conv2D(shape[2], 32, 3, rng=rng), ReLU(), MaxPool2D(2),
-        Conv2D(32, 64, 3, rng=rng), ReLU(), MaxPool2D(2),
-        Flatten(),
-    ]  # fmt: skip
-
-
-def _small_involution(shape: tuple[int, int, int], rng: np.random.Generator) -> list[Layer]:
-    C = shape[2]
-    return [
-        Involution2D(C, 3, rng=rng), MaxPool2D(2),
-        Involution2D(C, 3, rng=rng), MaxPool2D(2),
-        Flatten(),
-    ]  # fmt: skip
-
-
-def _convolution(shape: tuple[int, int, int], rng: np.random.Generator) -> list[Layer]:
-    return [
-        Conv2D(shape[2], 32, 3, padding="same", rng=rng), ReLU(), MaxPool2D(2),
-        Conv2D(32, 64, 3, padding="same", rng=rng), ReLU(), MaxPool2D(2),
-        Conv2D(64, 64, 3, padding="same", rng=rng), ReLU(),
-        Flatten(),
-    ]  # fmt: skip
-
-
-def _involution(shape: tuple[int, int, int], rng: np.random.Generator) -> list[Layer]:
-    C = shape[2]
-    return [
-        Involution2D(C, 3, rng=rng), ReLU(), MaxPool2D(2),
-        Involution2D(C, 3, rng=rng), ReLU(), MaxPool2D(2),
-        Involution2D(C, 3, rng=rng), ReLU(),
-        Flatten(),
-    ]  # fmt: skip
-
-
-def _small_head(features: int, rng: np.random.Generator) -> list[Layer]:
-    return [Dropout(0.5, rng=rng), Dense(features, CLASSES, rng=rng)]
-
-
-def _head(features: int, rng: np.random.Generator) -> list[Layer]:
-    return [Dense(features, 64, rng=rng), ReLU(), Dense(64, CLASSES, rng=rng)]
+    if is_small(dataset):
+        return Sequential(*features, Dropout(0.5, rng=rng), Dense(flat, CLASSES, rng=rng))
+    return Sequential(*features, Dense(flat, 64, rng=rng), ReLU(), Dense(64, CLASSES, rng=rng))
