@@ -119,8 +119,8 @@ def test_first_losses_are_near_those_of_guessing(dataset, operator):
     [
         (("cifar", "convolution"), "dataset must be one of mnist, fashion-mnist, cifar10, glyphs"),
         (
-            ("mnist", "attention"),
-            "operator must be one of convolution, involution, got 'attention'",
+            ("mnist", "transformer"),
+            "operator must be one of convolution, involution, attention, got 'transformer'",
         ),
     ],
 )

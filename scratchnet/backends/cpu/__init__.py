@@ -7,6 +7,7 @@ from scratchnet.backends.cpu.attention_kernel import (
 )
 from scratchnet.backends.cpu.avgpool2d import avgpool2d_backward, avgpool2d_forward
 from scratchnet.backends.cpu.batchnorm import batchnorm_backward, batchnorm_forward
+from scratchnet.backends.cpu.cache import forget_stale
 from scratchnet.backends.cpu.channel_affine import (
     channel_affine_backward,
     channel_affine_forward,
@@ -50,6 +51,8 @@ from scratchnet.backends.host import (
     update_running,
     zeros_like,
 )
+
+forget_stale()
 
 __all__ = [
     "adam_update",
