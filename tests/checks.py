@@ -75,9 +75,9 @@ def cast(arguments: Arguments, dtype: type) -> Arguments:
 def tolerance(dtype: Any, terms: int) -> float:
     """The error of a sum of so many terms: rounding errors of random sign add up as a root.
 
-    64 units in the last place leave room for intermediate values that are larger than the result.
+    16 units in the last place leave room for intermediate values that are larger than the result.
     """
-    return 64 * float(np.finfo(dtype).eps) * max(terms, 1) ** 0.5
+    return 16 * float(np.finfo(dtype).eps) * max(terms, 1) ** 0.5
 
 
 def _terms(arguments: Arguments, outputs: dict[str, Any]) -> int:
