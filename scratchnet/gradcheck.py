@@ -15,8 +15,9 @@ Source: Griewank and Walther 2008, "Evaluating derivatives", section 3; Press et
 "Numerical recipes", section 5.7, for the step.
 """
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -144,12 +145,12 @@ def gradcheck(
         if "x" in parameters or len(parameters) < sum(p.trainable for p in layer.parameters()):
             raise ValueError("gradcheck: the names of the parameters must be unique and not x")
         arrays = {"x": np.array(x, np.float64, order="C")}
-        arrays.update({name: p.value.copy() for name, p in parameters.items()})
+        arrays.update({name: np.array(p.value) for name, p in parameters.items()})
 
         def evaluate(values: Mapping[str, np.ndarray]) -> np.ndarray:
             before.restore()
             for name, parameter in parameters.items():
-                parameter.value[...] = values[name]
+                _write(parameter, values[name])
             return layer.forward(values["x"], training=True)
 
         def differentiate(dy: np.ndarray) -> dict[str, np.ndarray]:
@@ -165,31 +166,35 @@ def gradcheck(
         kept.restore()
 
 
-@dataclass
 class _LayerState:
     """All that running a layer changes: values, gradients and the state of its generators."""
 
-    layer: Any
-    values: list = field(default_factory=list)
-    gradients: list = field(default_factory=list)
-    generators: list = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        parameters = self.layer.parameters()
-        self.values = [p.value.copy() for p in parameters]
-        self.gradients = [None if p.grad is None else p.grad.copy() for p in parameters]
+    def __init__(self, layer: Any):
+        self.layer = layer
+        parameters = layer.parameters()
+        self.arrays = [p.value for p in parameters]
+        self.values = [np.array(p.value) for p in parameters]
+        self.gradients = [copy.deepcopy(p.grad) for p in parameters]
         self.generators = [g.bit_generator.state for g in self._generators()]
 
     def restore(self) -> None:
-        parameters = self.layer.parameters()
-        for parameter, value, gradient in zip(parameters, self.values, self.gradients, strict=True):
-            parameter.value = value.copy()
-            parameter.grad = gradient
+        kept = zip(self.arrays, self.values, self.gradients, strict=True)
+        for parameter, (array, value, gradient) in zip(self.layer.parameters(), kept, strict=True):
+            parameter.value, parameter.grad = array, gradient
+            _write(parameter, value)
         for generator, state in zip(self._generators(), self.generators, strict=True):
             generator.bit_generator.state = state
 
     def _generators(self) -> list[np.random.Generator]:
         return self.layer.generators() if hasattr(self.layer, "generators") else []
+
+
+def _write(parameter: Any, value: np.ndarray) -> None:
+    """Overwrite the parameter's array, which may lie on a GPU."""
+    if isinstance(parameter.value, np.ndarray):
+        parameter.value[...] = value
+    else:
+        parameter.ops.copy_into(parameter.value, value)
 
 
 def _check(

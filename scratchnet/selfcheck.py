@@ -19,6 +19,7 @@ from scratchnet.layers import (
     ReLU,
     Residual,
     Sequential,
+    WindowAttention2D,
 )
 from scratchnet.losses import SoftmaxCrossEntropy
 
@@ -47,6 +48,7 @@ def gradient_checks(backend: str, seed: int) -> dict[str, Callable[[], Report]]:
             Residual(Sequential(Involution2D(4, rng=rng), BatchNorm(4))),
             image,
         ),
+        "window attention": (WindowAttention2D(4, 3, groups=2, rng=rng), image),
         "batch norm": (BatchNorm(4), image),
         "max pool": (MaxPool2D(2), image),
         "average pool": (AvgPool2D(3, stride=2, padding="same"), image),

@@ -18,7 +18,16 @@ from cases import CASES, UPDATE_CASES
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from scratchnet import SGD, Adam, SoftmaxCrossEntropy, clip_gradients, evaluate, fit, predict
+from scratchnet import (
+    SGD,
+    Adam,
+    SoftmaxCrossEntropy,
+    clip_gradients,
+    evaluate,
+    fit,
+    gradcheck,
+    predict,
+)
 from scratchnet.backends import (
     OPERATORS,
     UPDATES,
@@ -306,6 +315,15 @@ def test_training_follows_the_reference():
         np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
     np.testing.assert_allclose(*(predict(n, data) for n in networks.values()), atol=1e-3)
     assert evaluate(networks["cuda"], data)[1] == evaluate(networks["reference"], data)[1]
+
+
+def test_a_layer_on_the_gpu_has_its_gradients_checked_and_stays_there():
+    layer = Dense(3, 2, rng=np.random.default_rng(0)).to("cuda")
+    before = layer.weight.value, layer.weight.to_host()
+    report = gradcheck(layer, np.random.default_rng(1).standard_normal((2, 3)), elements=2)
+    assert report.worst.error < 1e-6
+    assert layer.weight.value is before[0]
+    np.testing.assert_array_equal(layer.weight.to_host(), before[1])
 
 
 def test_a_network_moves_with_its_optimizer_and_back():

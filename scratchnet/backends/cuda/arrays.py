@@ -96,6 +96,14 @@ class Array:
             memory = memory[self.start : self.start + self.size]
         return Array(self.shape, self.dtype, memory, owner, self.start)
 
+    def __array__(
+        self, dtype: np.typing.DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
+        """A NumPy copy, for numpy.array; raises ValueError where none may be made."""
+        if copy is False:
+            raise ValueError("an array on the GPU cannot be seen by NumPy without a copy")
+        return to_host(self).astype(dtype or self.dtype, copy=False)
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The memory itself, for PyTorch, CuPy and others: they see what later kernels write."""
