@@ -68,8 +68,8 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 11,
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
 }
 
 
@@ -120,7 +120,8 @@ def grid(
     for i in range(rows):
         for j in range(columns):
             corner = (x + j * cell, y + (rows - 1 - i) * cell)
-            axes.add_patch(patches.Rectangle(corner, cell, cell, fc=colors[i, j], ec=lines, lw=0.6))
+            edge = lines or colors[i, j]  # no line, but no seam either
+            axes.add_patch(patches.Rectangle(corner, cell, cell, fc=colors[i, j], ec=edge, lw=0.6))
             if text is not None:
                 dark = colors[i, j, :3].mean() < 0.5
                 axes.text(
@@ -353,8 +354,10 @@ def batchnorm() -> plt.Figure:
     axes.plot(few, dx, color="black", marker="D", ms=5, lw=2, label="dx, their sum")
     axes.axhline(0, color=GREY, lw=0.8)
     axes.set(title="the three terms of dx", xlabel="x")
-    axes.set_ylim(None, 6.2)
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+    axes.set_ylim(None, 3.9)
+    axes.legend(
+        frameon=False, fontsize=8, ncols=2, loc="upper center", columnspacing=1, handlelength=1.5
+    )
     return figure
 
 
@@ -383,7 +386,7 @@ def convolution_involution() -> plt.Figure:
         ),
     )
     for base, name, kernels, caption in rows:
-        grid(axes, 0.2, base, image, cell, low=0, high=1.3, lines="none")
+        grid(axes, 0.2, base, image, cell, low=0, high=1.3, lines=None)
         frame(axes, 0.2, base, 14 * cell, 14 * cell, GREY, lw=1)
         axes.text(2.5, base + 1.82, name, weight="bold", fontsize=12, va="center")
         axes.text(3.95, base + 1.82, caption, fontsize=10, va="center", color=GREY)
@@ -419,7 +422,6 @@ def attention() -> plt.Figure:
         window = np.full((3, 3), 0.12)
         window[1, 1] = 0.45
         grid(axes, left, 2.3, window, cell, low=0, high=1)
-        axes.text(left + 0.4, 2.13, "window of x", ha="center", va="center", fontsize=9)
         centre = (left + 1.5 * cell, 2.3 + 1.5 * cell)
         color = BLUE if generate else ORANGE
         if generate:
@@ -428,7 +430,7 @@ def attention() -> plt.Figure:
             kernel = np.array([[0.4, -0.2, 0.1], [-0.6, 1.1, -0.3], [0.2, 0.5, -0.4]])
             note = "any sign, any sum"
         else:
-            box(axes, left + 1.35, 2.4, 0.95, 0.6, "query . keys\nsoftmax", LIGHT, fontsize=8)
+            box(axes, left + 1.35, 2.4, 0.95, 0.6, "query \u00b7 keys\nsoftmax", LIGHT, fontsize=8)
             for i in range(3):
                 for j in range(3):
                     start = (left + (j + 0.5) * cell, 2.3 + (i + 0.5) * cell)
@@ -441,9 +443,9 @@ def attention() -> plt.Figure:
         arrow(axes, (left + 2.3, 2.7), (left + 2.62, 2.7), color)
         axes.text(left + 2.65 + 1.5 * size, 2.05, note, ha="center", va="center", fontsize=9)
         arrow(axes, (left + 2.65 + 1.5 * size, 1.92), (left + 2.65 + 1.5 * size, 1.12), color)
-        arrow(axes, (left + 0.4, 1.98), (left + 0.4, 1.12), GREY)
-        text = "window of x" if generate else "window of values v"
-        axes.text(left + 0.5, 1.55, text, fontsize=9, color=GREY, va="center")
+        arrow(axes, (left + 0.4, 2.24), (left + 0.4, 1.12), GREY)
+        text = "window of x" if generate else "window of the values v,\nmade from x"
+        axes.text(left + 0.5, 1.6, text, fontsize=9, color=GREY, va="center")
     box(axes, 0.25, 0.45, 8.1, 0.65, "involution_forward: sum over the window, tap times kernel",
         LIGHT, fontsize=11)  # fmt: skip
     arrow(axes, (4.3, 0.45), (4.3, 0.15))
@@ -540,7 +542,7 @@ def gpu_tiles() -> plt.Figure:
     axes.text(x1 + 2 * side, 1.25, "channels: neighbours in memory", ha="center", fontsize=9)
     arrow(axes, (x1, 1.12), (x1 + 4 * side, 1.12), GREY)
     x2, small = 6.35, 0.2
-    box(axes, x2 - 0.2, 1.0, 2.25, 2.3, "", "#FFF8E6", ORANGE)
+    box(axes, x2 - 0.2, 0.92, 2.25, 2.38, "", "#FFF8E6", ORANGE)
     axes.text(x2 - 0.2, 3.44, "shared memory", weight="bold", fontsize=10)
     axes.text(x2 - 0.1, 3.08, "weights of the 4 pixels", fontsize=9)
     shades = np.array([[0.2, 0.5, 0.3], [0.4, 0.8, 0.6], [0.1, 0.6, 0.3]])
@@ -551,7 +553,7 @@ def gpu_tiles() -> plt.Figure:
     arrow(axes, (x2 - 0.22, 2.65), (x1 + 4 * side + 0.05, 2.65), ORANGE)
     axes.text(5.62, 2.78, "read by\n4 threads", ha="center", fontsize=8.5, color=GREY)
     arrow(axes, (x0 + 10 * cell + 0.05, 2.0), (x1 - 0.05, 2.0), BLUE)
-    arrow(axes, (7.3, 0.42), (7.3, 0.98), ORANGE)
+    arrow(axes, (7.3, 0.4), (7.3, 0.9), ORANGE)
     axes.text(
         7.3, 0.24, "loaded once, by all threads together", ha="center", fontsize=9, color=GREY
     )
@@ -575,16 +577,20 @@ def mutants() -> plt.Figure:
                 axes.text(column, row, "-", ha="center", va="center", color=GREY)
                 continue
             color = plt.get_cmap("Blues")(0.25 + 0.6 * share)
-            axes.scatter(column, row, s=60 + 340 * share, color=color, edgecolor="black", lw=0.6)
+            corner = (column - 0.25, row - 0.38)
+            axes.add_patch(patches.Rectangle(corner, 0.5, 0.76, fc=color, ec="black", lw=0.6))
             ink = "white" if share > 0.55 else "black"
             axes.text(
-                column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=ink
+                column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8.5, color=ink
             )
     labels = [f"{operator} ({len(found)})" for operator, found in caught.items()]
     axes.set(yticks=range(len(labels)), yticklabels=labels, xticks=range(len(names)))
-    axes.set_xticklabels(names)
+    axes.set_xticklabels([name.replace("euler", "Euler") for name in names])
     axes.set(xlim=(-0.6, 4.6), ylim=(len(labels) - 0.4, -0.6))
-    axes.set_xlabel("per cent of the planted mistakes caught; in brackets, how many were planted")
+    axes.set_title(
+        "per cent of the planted mistakes caught; in brackets, how many were planted",
+        x=0.5 - 0.14, fontsize=10,
+    )  # fmt: skip
     axes.xaxis.set_ticks_position("top")
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
@@ -644,6 +650,9 @@ def learned_kernels() -> plt.Figure:
                 spine.set(visible=True, color=color, lw=1.8)
         for axes in axes_of_row:
             axes.set(xticks=[], yticks=[])
+        for axes in axes_of_row[:5]:
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=LIGHT)
     titles = ["image", *(f"group {g}" for g in range(4)), "\u25cf", "\u25a0", "\u25b2"]
     inks = ["black"] * 5 + [color for color, _ in marks]
     for axes, title, ink in zip(all_axes[0], titles, inks, strict=True):
@@ -679,7 +688,7 @@ def draw(name: str, folder: Path) -> Path:
     with plt.rc_context(STYLE):
         figure = FIGURES[name]()
         path = folder / f"{name}.png"
-        figure.savefig(path, metadata={"Software": None})
+        figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
         plt.close(figure)
     return path
 

@@ -12,7 +12,7 @@ import pytest
 from sybil import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-from scratchnet.backends import BackendError
+from scratchnet.backends import OPERATORS, BackendError
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = ROOT / "tutorial.md"
@@ -151,8 +151,28 @@ def test_every_chapter_has_its_parts():
         assert "**The question.**" in chapter, number
         assert re.search(r"^\*\d+ minutes\.\*", chapter, re.MULTILINE), number
         assert "![" in chapter, number
+        assert re.search(r"\b[Ss]ources?: |Li et al\.", chapter), number
+        assert re.search(r"\b(?:check_gradients|gradcheck)\(", chapter), number
+        assert re.search(r"^### A (?:mistake|surprise)", chapter, re.MULTILINE), number
         assert "### Exercises" in chapter, number
         assert chapter.count("<details>") >= 2, number
+
+
+def test_every_exercise_can_be_checked_by_running_a_block():
+    for answer in re.findall(r"<details>(.*?)</details>", TEXT, re.DOTALL):
+        assert re.search(r"^assert |^    assert ", answer, re.MULTILINE), answer
+
+
+def test_every_operator_is_met():
+    for operator in OPERATORS:
+        assert re.search(rf"\b{operator}(?:_forward|_backward)?\b", TEXT), operator
+
+
+def test_blocks_fit_the_page():
+    """GitHub's column holds some 100 characters of code."""
+    for language, block in FENCE.findall(TEXT):
+        if language != "math":
+            assert max(map(len, block.splitlines()), default=0) <= 100, block
 
 
 def test_mathematics_renders():
