@@ -101,7 +101,7 @@ def _forward(x, panels, width, bias, finish, relu, tiles, y):
 
 @njit(cache=True)
 def _product(a, a0, a_row, inner, panels, width, tile, first, last, c):
-    """c[first:last] = the rows of a from a0 on @ panels; what fills no vector goes through a tile."""
+    """c[first:last] = the rows of a from a0 on @ panels; part of a vector goes through a tile."""
     columns, flat = c.shape[1], c.reshape(-1)
     for j in range(0, columns, width):
         part, start = min(width, columns - j), first * columns + j
