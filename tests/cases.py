@@ -475,6 +475,8 @@ CASES: dict[str, Case] = {
         nasties=(
             _conv2d(1, 1, 1, 1, per_group=1, out_per_group=1),
             _conv2d(1, 1, 1, 3, padding="same"),
+            _conv2d(3, 5, 7, 1, per_group=18, out_per_group=49),
+            _conv2d(2, 5, 7, 1, per_group=5, out_per_group=48, stride=2, bias=False),
             _conv2d(2, 1, 1, 3, padding=1, stride=2),
             _conv2d(2, 3, 3, 3),
             _conv2d(2, 4, 5, 4, padding="same"),

@@ -4,10 +4,11 @@
 
     r(i,u) = i * stride + u * dilation - top        s(j,v) = j * stride + v * dilation - left
 
-Without groups, forward and dweight are the direct products of `direct`, and so is dx where the
-stride is 1: a convolution of dy with the kernel turned by half a turn. Otherwise blocks of images
-become the matrix of their windows, BLOCK bytes at a time, so that memory does not grow K * K fold
-with the batch, and each group is a matrix product.
+Without groups, a window of one pixel is the product of `pointwise`. For the others forward and
+dweight are the direct products of `direct`, and so is dx where the stride is 1: a convolution of dy
+with the kernel turned by half a turn. Otherwise blocks of images become the matrix of their
+windows, BLOCK bytes at a time, so that memory does not grow K * K fold with the batch, and each
+group is a matrix product.
 """
 
 import numpy as np
@@ -15,6 +16,11 @@ import numpy as np
 from scratchnet.backends.cpu.direct import convolve, correlate
 from scratchnet.backends.cpu.matmul import matmul
 from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.pointwise import (
+    is_pointwise,
+    pointwise_backward,
+    pointwise_forward,
+)
 from scratchnet.backends.cpu.windows import add_windows, copy_windows
 from scratchnet.backends.cpu.winograd import suits, winograd_convolve, winograd_correlate
 from scratchnet.checks import check_conv2d, check_like
@@ -41,6 +47,8 @@ def conv2d_forward(
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
     geometry = check_conv2d("conv2d", x, weight, bias, stride, padding, dilation)
+    if is_pointwise(x, weight, geometry):
+        return pointwise_forward(x, weight, bias, stride, relu=False)
     if weight.shape[2] == x.shape[3]:
         if stride == dilation == 1:
             return convolve_plain(x, weight, bias, geometry, relu=False)
@@ -78,6 +86,8 @@ def conv2d_backward(
     geometry = check_conv2d("conv2d", x, weight, None, stride, padding, dilation)
     y_shape = (x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3])
     check_like("conv2d", "dy", dy, y_shape, x.dtype)
+    if is_pointwise(x, weight, geometry):
+        return pointwise_backward(dy, x, weight, stride, need_dx)
     K, _, per_group, O = weight.shape
     if per_group == x.shape[3] and (stride == 1 or not need_dx):
         if stride == dilation == 1 and suits(x, weight, geometry):

@@ -8,6 +8,7 @@ The ReLU is the epilogue of the convolution, row by row, while the row is in the
 import numpy as np
 
 from scratchnet.backends.cpu.conv2d import conv2d_backward, convolve_plain
+from scratchnet.backends.cpu.pointwise import is_pointwise, pointwise_forward
 from scratchnet.backends.cpu.relu import relu_backward
 from scratchnet.checks import check_conv2d
 from scratchnet.geometry import Padding
@@ -18,6 +19,8 @@ def conv2d_relu_forward(
 ) -> np.ndarray:
     """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y (N, Ho, Wo, O)."""
     geometry = check_conv2d("conv2d_relu", x, weight, bias, 1, padding, 1)
+    if is_pointwise(x, weight, geometry):
+        return pointwise_forward(x, weight, bias, 1, relu=True)
     return convolve_plain(x, weight, bias, geometry, relu=True)
 
 
