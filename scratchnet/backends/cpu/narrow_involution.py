@@ -247,18 +247,14 @@ def _kernel_gradients(xs, dys, t, like, span, offsets, k, H, W, pitch, start, dt
     """TAPS taps' share of dt and of dspan, whose sums stay in registers for an image."""
     zero, one = splat(xs.dtype.type(0), LANES), splat(xs.dtype.type(1), LANES)
     at0, at1, at2 = offsets[k], offsets[k + 1], offsets[k + 2]
-    weight0, weight1, weight2 = (
-        broadcast(span, k, LANES),
-        broadcast(span, k + 1, LANES),
-        broadcast(span, k + 2, LANES),
-    )
-    dweights, dbiases = dspan[0].reshape(-1), dspan[1].reshape(-1)
-    dweight0 = load(dweights, k * LANES, LANES)
-    dweight1 = load(dweights, (k + 1) * LANES, LANES)
-    dweight2 = load(dweights, (k + 2) * LANES, LANES)
-    dbias0 = load(dbiases, k * LANES, LANES)
-    dbias1 = load(dbiases, (k + 1) * LANES, LANES)
-    dbias2 = load(dbiases, (k + 2) * LANES, LANES)
+    weight0, weight1 = broadcast(span, k, LANES), broadcast(span, k + 1, LANES)
+    weight2 = broadcast(span, k + 2, LANES)
+    first = k * LANES
+    second, third = first + LANES, first + 2 * LANES
+    biases = offsets.size * LANES
+    dweight0, dbias0 = load(dspan, first, LANES), load(dspan, biases + first, LANES)
+    dweight1, dbias1 = load(dspan, second, LANES), load(dspan, biases + second, LANES)
+    dweight2, dbias2 = load(dspan, third, LANES), load(dspan, biases + third, LANES)
     for i in range(H):
         for e in range(start + i * pitch, start + i * pitch + W, LANES):
             dy_e, t_e = load_planes(dys, e, like), load(t, e, LANES)
@@ -273,12 +269,11 @@ def _kernel_gradients(xs, dys, t, like, span, offsets, k, H, W, pitch, start, dt
             dbias2 = fma(one, dkernel2, dbias2)
             dt_e = fma(weight0, dkernel0, load(dt, e, LANES))
             store(dt, e, fma(weight2, dkernel2, fma(weight1, dkernel1, dt_e)))
-    store(dweights, k * LANES, dweight0)
-    store(dweights, (k + 1) * LANES, dweight1)
-    store(dweights, (k + 2) * LANES, dweight2)
-    store(dbiases, k * LANES, dbias0)
-    store(dbiases, (k + 1) * LANES, dbias1)
-    store(dbiases, (k + 2) * LANES, dbias2)
+    for at, dweight, dbias in (
+        (first, dweight0, dbias0), (second, dweight1, dbias1), (third, dweight2, dbias2)
+    ):  # fmt: skip
+        store(dspan, at, dweight)
+        store(dspan, biases + at, dbias)
 
 
 @njit(cache=True)
@@ -366,8 +361,12 @@ def _layout(H: int, W: int, K: int, dilation: int) -> tuple[int, int, int, np.nd
     The margin between two rows serves as right padding of the one and left padding of the next.
     """
     margin = dilation * (K // 2)
-    pitch = -(-W // LANES) * LANES + margin
+    pitch = _whole_vectors(W + margin)
     steps = (np.arange(K) - K // 2) * dilation
     offsets = (steps[:, None] * pitch + steps).ravel()
-    start = margin * (pitch + 1)
+    start = _whole_vectors(margin * (pitch + 1))
     return pitch, start, 2 * start + H * pitch, offsets
+
+
+def _whole_vectors(count: int) -> int:
+    return -(-count // LANES) * LANES
