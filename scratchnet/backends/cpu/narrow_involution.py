@@ -19,6 +19,8 @@ added in order. h and t are computed again where they are needed: that is cheape
 them.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numba import njit, prange
 
@@ -145,7 +147,7 @@ def _forward(
                     x_e = load_planes(xs, e, weights)
                     t = relu(fma(dot(x_e, weights, bias), scale, beta))
                     total = zeros_like(x_e)
-                    for k in range(offsets.size):
+                    for k in range(span_weight.size):
                         kernel = fma(
                             t, broadcast(span_weight, k, LANES), broadcast(span_bias, k, LANES)
                         )
@@ -170,30 +172,21 @@ def narrow_involution_backward(
     """
     N, H, W, C = x.shape
     pitch, start, size, offsets = _layout(H, W, K, dilation)
-    taps = -(-K * K // TAPS) * TAPS
-    offsets = np.concatenate([offsets, np.zeros(taps - K * K, np.int64)])
-    span = np.zeros((2, taps), x.dtype)
-    span[0, : K * K], span[1, : K * K] = span_weight[0], span_bias
-    norm, reduce_weight = norm.reshape(-1), tuple(reduce_weight.ravel())
     dx = empty(x.shape if need_dx else (0, H, W, C), x.dtype)
-    dz = empty((N, H, -(-W // LANES) * LANES), x.dtype)
+    dz = empty((N, H, _whole_vectors(W)), x.dtype)
     work = empty((CHUNKS, 2 * C + 2, size), x.dtype)
-    dspan = empty((CHUNKS, 2, taps, LANES), x.dtype)
-    dnorm = empty((CHUNKS, 2, LANES), x.dtype)
-    _to_hidden(
-        dy, x, reduce_weight, reduce_bias, norm, span,
-        offsets, pitch, start, work, dz, dx, dspan, dnorm,
+    partial = empty((CHUNKS, 2 * offsets.size + 2 + C + 1, LANES), x.dtype)
+    sums = np.empty(partial.shape[1], x.dtype)
+    _backward(
+        dy, x, tuple(reduce_weight.ravel()), reduce_bias, norm.reshape(-1),
+        span_weight.reshape(-1), span_bias, offsets, pitch, start, work, dz, dx, partial, sums,
     )  # fmt: skip
-    dgamma, dbeta = dnorm.sum(axis=(0, 2))[:, None]
-    dreduce = empty((CHUNKS, C + 1, LANES), x.dtype)
-    per_pixel = np.concatenate([dgamma, dbeta]) / x.dtype.type(N * H * W)
-    _to_input(dz, x, reduce_weight, reduce_bias, norm, per_pixel, dx, dreduce)
-    dreduce = dreduce.sum(axis=(0, 2))
-    dspan_weight, dspan_bias = dspan.sum(axis=(0, 3))[:, : K * K]
+    dspan_weight, dspan_bias = sums[: 2 * offsets.size].reshape(2, -1)[:, : K * K]
+    dgamma, dbeta = sums[-C - 3 : -C - 2], sums[-C - 2 : -C - 1]
     return (
         dx if need_dx else None,
-        dreduce[:C, None],
-        dreduce[C:],
+        sums[-C - 1 : -1, None],
+        sums[-1:],
         dgamma,
         dbeta,
         dspan_weight[None],
@@ -201,19 +194,54 @@ def narrow_involution_backward(
     )
 
 
+@njit(cache=True)
+def _backward(
+    dy, x, reduce_weight, reduce_bias, norm, span_weight, span_bias,
+    offsets, pitch, start, work, dz, dx, partial, sums,
+):  # fmt: skip
+    """Sums in partial and sums: dspan_weight, dspan_bias, dgamma, dbeta, dreduce_weight and _bias.
+
+    Those per chunk are kept lane by lane.
+    """
+    span = np.zeros(2 * offsets.size, x.dtype)
+    span[: span_weight.size] = span_weight
+    span[offsets.size : offsets.size + span_bias.size] = span_bias
+    split = span.size + 2
+    _to_hidden(
+        dy, x, reduce_weight, reduce_bias, norm, span,
+        offsets, pitch, start, work, dz, dx, partial[:, :split],
+    )  # fmt: skip
+    _add_up(partial[:, :split], sums[:split])
+    N, H, W, _ = x.shape
+    per_pixel = sums[span.size : split] / x.dtype.type(N * H * W)
+    _to_input(dz, x, reduce_weight, reduce_bias, norm, per_pixel, dx, partial[:, split:])
+    _add_up(partial[:, split:], sums[split:])
+
+
+@njit(cache=True)
+def _add_up(partial, sums):
+    """Over chunks and lanes, in order."""
+    one = splat(partial.dtype.type(1), LANES)
+    for row in range(sums.size):
+        total = splat(partial.dtype.type(0), LANES)
+        for chunk in range(CHUNKS):
+            total = fma(load(partial[chunk], row * LANES, LANES), one, total)
+        sums[row] = lane_sum(total)
+
+
 @njit(parallel=True, cache=True)
 def _to_hidden(
     dy, x, reduce_weight, reduce_bias, norm, span,
-    offsets, pitch, start, work, dz, dx, dspan, dnorm,
+    offsets, pitch, start, work, dz, dx, partial,
 ):  # fmt: skip
     """From dy along the kernels to dz, the gradient before the ReLU, along the windows to dx."""
     N, H, W, C = x.shape
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
         work[chunk] = 0
-        dspan[chunk] = 0
-        dnorm[chunk] = 0
+        partial[chunk] = 0
         xs, dys, t, dt = work[chunk, :C], work[chunk, C : 2 * C], work[chunk, -2], work[chunk, -1]
+        dspan, dnorm = partial[chunk, : span.size], partial[chunk, span.size :]
         weights = splat_each(reduce_weight, LANES)
         for n in range(lo, hi):
             _lay_out(x, n, pitch, start, weights, xs)
@@ -222,11 +250,9 @@ def _to_hidden(
             dt[:] = 0
             for k in range(0, offsets.size, TAPS):
                 _kernel_gradients(
-                    xs, dys, t, weights, span, offsets, k, H, W, pitch, start, dt, dspan[chunk]
+                    xs, dys, t, weights, span, offsets, k, H, W, pitch, start, dt, dspan
                 )
-            _norm_gradients(
-                xs, t, dt, weights, reduce_bias, norm, pitch, start, dz[n], dnorm[chunk]
-            )
+            _norm_gradients(xs, t, dt, weights, reduce_bias, norm, pitch, start, dz[n], dnorm)
             if dx.size:
                 _spread(dys, t, weights, span, offsets, n, pitch, start, dx)
 
@@ -313,7 +339,7 @@ def _spread(dys, t, like, span, offsets, n, pitch, start, dx):
 
 
 @njit(parallel=True, cache=True)
-def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, dreduce):
+def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, partial):
     """From dz through the norm to dh = gamma * inv_std * (dz - dbeta / M - xhat * dgamma / M), and
     from there to the gradients of `reduce` and to dx.
     """
@@ -341,8 +367,8 @@ def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, dreduce):
                 if dx.size:
                     dx_e = load_pixels(dx, pixel, W - j, weights)
                     store_pixels(dx, pixel, W - j, fma_each(dh, weights, dx_e))
-        store_planes(dreduce[chunk], 0, dweight)
-        store(dreduce[chunk, C], 0, dbias)
+        store_planes(partial[chunk], 0, dweight)
+        store(partial[chunk, C], 0, dbias)
 
 
 @njit(cache=True)
@@ -355,15 +381,18 @@ def _lay_out(x, n, pitch, start, like, planes):
             store_planes(planes, start + i * pitch + j, pixels)
 
 
+@lru_cache
 def _layout(H: int, W: int, K: int, dilation: int) -> tuple[int, int, int, np.ndarray]:
     """Elements from row to row, before the first, in all, and from a window's centre to each tap.
 
     The margin between two rows serves as right padding of the one and left padding of the next.
+    Rows start on a vector. Taps are filled up to a multiple of TAPS, by some that weigh nothing.
     """
     margin = dilation * (K // 2)
     pitch = _whole_vectors(W + margin)
     steps = (np.arange(K) - K // 2) * dilation
-    offsets = (steps[:, None] * pitch + steps).ravel()
+    offsets = np.zeros(-(-K * K // TAPS) * TAPS, np.int64)
+    offsets[: K * K] = (steps[:, None] * pitch + steps).ravel()
     start = _whole_vectors(margin * (pitch + 1))
     return pitch, start, 2 * start + H * pitch, offsets
 
