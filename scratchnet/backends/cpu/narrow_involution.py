@@ -31,6 +31,7 @@ from scratchnet.backends.cpu.planes import (
     fma_each,
     load_pixels,
     load_planes,
+    prefetch_pixels,
     splat_each,
     store_pixels,
     store_planes,
@@ -93,7 +94,7 @@ def _deviations(x, lo, hi, reduce_weight, bias):
     weights = splat_each(reduce_weight, LANES)
     first = second = splat(x.dtype.type(0), LANES)
     for pixel in range(lo, hi, LANES):
-        x_e = load_pixels(x, pixel, hi - pixel, weights)
+        x_e = load_pixels(x, pixel * len(reduce_weight), hi - pixel, weights)
         deviation = first_lanes(dot(x_e, weights, splat(bias, LANES)), hi - pixel)
         first = fma(deviation, splat(x.dtype.type(1), LANES), first)
         second = fma(deviation, deviation, second)
@@ -131,7 +132,7 @@ def narrow_involution_forward(
 def _forward(
     x, reduce_weight, reduce_bias, norm, span_weight, span_bias, offsets, pitch, start, work, y
 ):
-    N, H, W, _ = x.shape
+    N, H, W, C = x.shape
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
         work[chunk] = 0
@@ -152,7 +153,7 @@ def _forward(
                             t, broadcast(span_weight, k, LANES), broadcast(span_bias, k, LANES)
                         )
                         total = fma_each(kernel, load_planes(xs, e + offsets[k], weights), total)
-                    store_pixels(y, (n * H + i) * W + j, W - j, total)
+                    store_pixels(y, ((n * H + i) * W + j) * C, W - j, total)
 
 
 def narrow_involution_backward(
@@ -324,7 +325,7 @@ def _norm_gradients(xs, t, dt, weights, reduce_bias, norm, pitch, start, dz, dno
 @njit(cache=True)
 def _spread(dys, t, like, span, offsets, n, pitch, start, dx):
     """The window sums' share of dx, gathered: what each tap of each neighbour gives back."""
-    _, H, W, _ = dx.shape
+    _, H, W, C = dx.shape
     taps = offsets.size
     for i in range(H):
         for j in range(0, W, LANES):
@@ -335,7 +336,7 @@ def _spread(dys, t, like, span, offsets, n, pitch, start, dx):
                     load(t, e, LANES), broadcast(span, k, LANES), broadcast(span, taps + k, LANES)
                 )
                 total = fma_each(kernel, load_planes(dys, e, like), total)
-            store_pixels(dx, (n * H + i) * W + j, W - j, total)
+            store_pixels(dx, ((n * H + i) * W + j) * C, W - j, total)
 
 
 @njit(parallel=True, cache=True)
@@ -357,7 +358,7 @@ def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, partial):
         dweight, dbias = zeros_like(weights), splat(x.dtype.type(0), LANES)
         for row in range(lo, hi):
             for j in range(0, W, LANES):
-                pixel = row * W + j
+                pixel = (row * W + j) * C
                 x_e = load_pixels(x, pixel, W - j, weights)
                 dh = fma(load(dz, row * width + j, LANES), of_dz, constant)
                 dh = fma(dot(x_e, weights, bias), of_deviation, dh)
@@ -373,12 +374,13 @@ def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, partial):
 
 @njit(cache=True)
 def _lay_out(x, n, pitch, start, like, planes):
-    """Copy image n into planes, whose rows are pitch apart."""
-    _, H, W, _ = x.shape
+    """Copy image n into planes, whose rows are pitch apart, and send for the next image."""
+    _, H, W, C = x.shape
     for i in range(H):
         for j in range(0, W, LANES):
-            pixels = load_pixels(x, (n * H + i) * W + j, W - j, like)
-            store_planes(planes, start + i * pitch + j, pixels)
+            here = ((n * H + i) * W + j) * C
+            prefetch_pixels(x, here + H * W * C, like)
+            store_planes(planes, start + i * pitch + j, load_pixels(x, here, W - j, like))
 
 
 @lru_cache

@@ -85,17 +85,20 @@ def store_planes(typing_context, array, index, planes):
 
 
 @intrinsic
-def load_pixels(typing_context, array, pixel, count, like):
-    """The pixels from `pixel` on of an array (..., C): only the first `count`, then 0."""
+def load_pixels(typing_context, array, index, count, like):
+    """The pixels from element `index` on: only the first `count`, then 0.
+
+    Of an array of another type the numbers are converted.
+    """
 
     def generate(context, builder, signature, arguments):
         lanes, C = like.vector.lanes, like.C
-        zero = ir.Constant(context.get_value_type(like.vector), None)
-        align = ir.Constant(ir.IntType(32), alignment(like.vector))
-        parts = [
-            _masked(builder, "load", like, zero.type, [place, align, wanted, zero])
-            for place, wanted in _parts(context, builder, array, *arguments[:3], like)
-        ]
+        stored = Vector(array.dtype, lanes)
+        zero = ir.Constant(context.get_value_type(stored), None)
+        parts = []
+        for place, wanted in _parts(context, builder, array, *arguments[:3], C, stored):
+            part = _masked(builder, "load", stored, zero.type, place, wanted, zero)
+            parts.append(_converted(context, builder, part, stored, like.vector))
         elements = [[divmod(e * C + c, lanes) for e in range(lanes)] for c in range(C)]
         return _packed(builder, [_gathered(builder, parts, places) for places in elements])
 
@@ -103,20 +106,38 @@ def load_pixels(typing_context, array, pixel, count, like):
 
 
 @intrinsic
-def store_pixels(typing_context, array, pixel, count, planes):
+def store_pixels(typing_context, array, index, count, planes):
     """The opposite of load_pixels: the first `count` pixels are written, no others."""
 
     def generate(context, builder, signature, arguments):
         lanes, C = planes.vector.lanes, planes.C
         vectors = _unpacked(builder, arguments[3])
-        align = ir.Constant(ir.IntType(32), alignment(planes.vector))
-        parts = _parts(context, builder, array, *arguments[:3], planes)
+        stored = Vector(array.dtype, lanes)
+        parts = _parts(context, builder, array, *arguments[:3], C, stored)
         for part, (place, wanted) in enumerate(parts):
             elements = range(part * lanes, (part + 1) * lanes)
             vector = _gathered(builder, vectors, [divmod(e, C)[::-1] for e in elements])
-            _masked(builder, "store", planes, ir.VoidType(), [vector, place, align, wanted])
+            vector = _converted(context, builder, vector, planes.vector, stored)
+            _masked(builder, "store", stored, ir.VoidType(), place, wanted, vector)
 
     return types.void(array, types.intp, types.intp, planes), generate
+
+
+@intrinsic
+def prefetch_pixels(typing_context, array, index, like):
+    """Have the memory of the pixels from element `index` on brought closer; it may end before."""
+
+    def generate(context, builder, signature, arguments):
+        numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 2, 1)]  # read, L2, data
+        for part in range(like.C):
+            first = ir.Constant(arguments[1].type, part * like.vector.lanes)
+            index = builder.add(arguments[1], first)
+            place = pointer_to(context, builder, array, arguments[0], index, like.vector)
+            kind = ir.FunctionType(ir.VoidType(), [place.type, *(n.type for n in numbers)])
+            prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(prefetch, [place, *numbers])
+
+    return types.void(array, types.intp, like), generate
 
 
 @intrinsic
@@ -164,24 +185,39 @@ def _rows(context, builder, array_type, array, index, planes):
         index = builder.add(index, row)
 
 
-def _parts(context, builder, array_type, array, pixel, count, planes):
+def _parts(context, builder, array_type, array, index, count, C, stored):
     """Where each `lanes` elements of some pixels begin, and which are of the first `count`."""
-    lanes, C = planes.vector.lanes, planes.C
-    first = builder.mul(pixel, ir.Constant(pixel.type, C))
     elements = builder.trunc(builder.mul(count, ir.Constant(count.type, C)), ir.IntType(32))
-    for part in range(C):
-        index = builder.add(first, ir.Constant(first.type, part * lanes))
-        numbers = constant_mask(range(part * lanes, (part + 1) * lanes))
-        wanted = builder.icmp_signed("<", numbers, splatted(builder, elements, lanes))
-        yield pointer_to(context, builder, array_type, array, index, planes.vector), wanted
+    elements = splatted(builder, elements, stored.lanes)
+    for first in range(0, C * stored.lanes, stored.lanes):
+        place = builder.add(index, ir.Constant(index.type, first))
+        wanted = constant_mask(range(first, first + stored.lanes))
+        wanted = builder.icmp_signed("<", wanted, elements)
+        yield pointer_to(context, builder, array_type, array, place, stored), wanted
 
 
-def _masked(builder, action, planes, result, arguments):
-    """A load or store of the lanes that a mask names; the others' memory is not touched."""
-    vector = planes.vector
-    name = f"llvm.masked.{action}.v{vector.lanes}f{vector.element.bitwidth}.p0"
+def _masked(builder, action, stored, result, place, wanted, vector):
+    """A load or store of the wanted lanes only, the memory of others is not touched; a load takes
+    them from `vector`.
+    """
+    letter = "f" if isinstance(stored.element, types.Float) else "i"
+    name = f"llvm.masked.{action}.v{stored.lanes}{letter}{stored.element.bitwidth}.p0"
+    align = ir.Constant(ir.IntType(32), alignment(stored))
+    arguments = (
+        [place, align, wanted, vector] if action == "load" else [vector, place, align, wanted]
+    )
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _converted(context, builder, vector, source, target):
+    """Between a float and an unsigned type."""
+    kind = context.get_value_type(target)
+    if source.element == target.element:
+        return vector
+    if isinstance(target.element, types.Float):
+        return builder.uitofp(vector, kind)
+    return builder.fptoui(vector, kind)
 
 
 def _gathered(builder, vectors, places):
