@@ -23,7 +23,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 def check_float_array(op: str, name: str, array: Any, axes: str | None = None) -> None:
     """The array is float32 or float64 and has the named axes, such as "N, H, W, C"."""
-    if not all(hasattr(array, attribute) for attribute in ("ndim", "shape", "dtype")):
+    if not (hasattr(array, "ndim") and hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(f"{op}: {name} must be an array, got {type(array).__name__}")
     if array.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {array.dtype}")

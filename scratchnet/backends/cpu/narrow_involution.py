@@ -1,23 +1,22 @@
 """An involution whose kernels have one number behind them: one hidden channel and one group.
 
 The report's involutions are of this kind. With t[e] the one hidden value of the pixel at e, its
-kernel is t[e] * span_weight + span_bias, and
+kernel is kernel[e, k] = t[e] * span_weight[k] + span_bias[k], and
 
-    y[e]  = sum_k (t[e] * span_weight[k] + span_bias[k]) * x[e + offset[k]]
-    dx[e] = sum_k span_weight[k] * (dy * t)[e - offset[k]] + span_bias[k] * dy[e - offset[k]]
-    dt[e] = dy[e] * sum_k span_weight[k] * x[e + offset[k]]     summed over the pixel's channels
-    dspan_weight[k] = sum_e (dy * t)[e] * x[e + offset[k]]
-    dspan_bias[k]   = sum_e dy[e] * x[e + offset[k]]
+    y[e]          = sum_k kernel[e, k] * x[e + offset[k]]
+    dx[e]         = sum_k (kernel[., k] * dy)[e - offset[k]]
+    dkernel[e, k] = dy[e] * x[e + offset[k]]     summed over the pixel's channels
+    dt[e]         = sum_k dkernel[e, k] * span_weight[k]
+    dspan_weight[k], dspan_bias[k] = sum_e t[e] * dkernel[e, k], sum_e dkernel[e, k]
 
-so no kernel is stored anywhere: a tap of it is two numbers in registers. An image is laid out as
-one long padded row, channels side by side, and a pixel's h, t and dt stand there once for each
-channel. Then a tap is a fixed offset, borders need no test, and even a 7 x 7 image of one channel
-fills a vector. A sum over a pixel's channels is one over the 2C - 1 nearest elements, with weight 0
-for those of other pixels; as C divides LANES, these weights are the same for every vector.
+so no kernel is stored anywhere: a tap of it is made in a register. An image is laid out with zeros
+around it, a plane for each channel, so that borders need no test and a tap is a fixed offset. LANES
+pixels of a row are done at a time; the last of them may stand beyond the row's end, where x and dy
+read as 0.
 
 The threads share the images. Sums over the batch are kept for each of CHUNKS chunks of images, and
-added in order. h is computed again where it is needed: that is cheaper than to fetch it. The price
-is arithmetic on the padding, and some 2C - 1 where C would do.
+added in order. h and t are computed again where they are needed: that is cheaper than to fetch
+them.
 """
 
 from functools import lru_cache
@@ -27,7 +26,20 @@ from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, piece
 from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.planes import (
+    dot,
+    fma_each,
+    load_pixels,
+    load_planes,
+    prefetch_pixels,
+    splat_each,
+    store_pixels,
+    store_planes,
+    zeros_like,
+)
 from scratchnet.backends.cpu.vectors import (
+    broadcast,
+    first_lanes,
     fma,
     lane_sum,
     load,
@@ -37,8 +49,9 @@ from scratchnet.backends.cpu.vectors import (
     where_positive,
 )
 
-LANES = 48  # three AVX-512 registers of float32: sums side by side hide an fma's latency
-CHANNELS = (1, 2, 3, 4)  # divisors of LANES for which 2C - 1 is not yet much
+LANES = 16  # float32 in an AVX-512 register
+TAPS = 3
+CHANNELS = (1, 2, 3, 4)  # so few that registers hold a vector for each
 
 
 def narrow_statistics(
@@ -46,51 +59,46 @@ def narrow_statistics(
 ) -> tuple[np.ndarray, np.ndarray]:
     """mean and 1 / sqrt(variance + eps) of h = x @ reduce_weight + reduce_bias: (1,), (1,).
 
-    x (N, H, W, C), reduce_weight (C, 1), reduce_bias (1,). As in `batchnorm`, the variance is that
-    of the deviations, whose own mean is taken off.
+    x (N, H, W, C), reduce_weight (C, 1), reduce_bias (1,). One pass: the deviations are those from
+    the first image's mean. As that image is a part of the batch, the two means are at most
+    sqrt(N) standard deviations apart, and taking the distance off again costs few digits.
     """
-    N, H, W, C = x.shape
-    reduce_weight = reduce_weight.reshape(-1)
-    image = x.reshape(N, H * W * C)
-    work = empty((CHUNKS, 2 * LANES + _whole_vectors(H * W * C)), x.dtype)
-    partial = empty((2, CHUNKS), x.dtype)
-    centre = np.zeros(1, x.dtype)
-    for _ in range(2):
-        _deviations(image, reduce_weight, reduce_bias, centre, work, partial)
-        first, second = partial.sum(axis=1) / x.dtype.type(N * H * W * C)
-        centre += first
-    return centre, np.array([1 / np.sqrt(max(second - first * first, 0) + eps)], x.dtype)
+    mean, inv_std = np.empty(1, x.dtype), np.empty(1, x.dtype)
+    partial = np.empty((CHUNKS, 2), x.dtype)
+    _statistics(x, tuple(reduce_weight.ravel()), reduce_bias, eps, partial, mean, inv_std)
+    return mean, inv_std
 
 
 @njit(parallel=True, cache=True)
-def _deviations(x, reduce_weight, reduce_bias, centre, work, partial):
-    """Per chunk the sums of h - centre and of its square, over all elements."""
-    N, size = x.shape
-    C = reduce_weight.size
-    whole = size // LANES * LANES
-    zero = x.dtype.type(0)
+def _statistics(x, reduce_weight, reduce_bias, eps, partial, mean, inv_std):
+    N, H, W, _ = x.shape
+    size = H * W
+    centre = _deviations(x, 0, size, reduce_weight, reduce_bias[0])[0] / x.dtype.type(size)
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
-        work[chunk] = 0
-        xs = work[chunk]
-        weights = _across_channels(reduce_weight, C)
-        first = second = splat(zero, LANES)
-        first_rest = second_rest = zero
-        for n in range(lo, hi):
-            _lay_out(x[n : n + 1], xs[LANES : LANES + size].reshape(1, size))
-            for e in range(LANES, LANES + size, LANES):
-                h = _over_channels(xs, e, weights, reduce_bias[0], C)
-                deviation = fma(h, splat(x.dtype.type(1), LANES), splat(-centre[0], LANES))
-                if e < LANES + whole:
-                    first = fma(deviation, splat(x.dtype.type(1), LANES), first)
-                    second = fma(deviation, deviation, second)
-                else:
-                    store(xs, e, deviation)
-                    for rest in xs[e : LANES + size]:
-                        first_rest += rest
-                        second_rest += rest * rest
-        partial[0, chunk] = lane_sum(first) + first_rest
-        partial[1, chunk] = lane_sum(second) + second_rest
+        partial[chunk] = _deviations(
+            x, lo * size, hi * size, reduce_weight, reduce_bias[0] - centre
+        )
+    first = second = x.dtype.type(0)
+    for chunk in range(CHUNKS):
+        first += partial[chunk, 0]
+        second += partial[chunk, 1]
+    M = x.dtype.type(N * size)
+    mean[0] = centre + first / M
+    inv_std[0] = 1 / np.sqrt(np.maximum(second / M - (first / M) ** 2, 0) + eps)
+
+
+@njit(cache=True)
+def _deviations(x, lo, hi, reduce_weight, bias):
+    """The sums of x @ reduce_weight + bias and of its square, over the pixels from lo to hi."""
+    weights = splat_each(reduce_weight, LANES)
+    first = second = splat(x.dtype.type(0), LANES)
+    for pixel in range(lo, hi, LANES):
+        x_e = load_pixels(x, pixel * len(reduce_weight), hi - pixel, weights)
+        deviation = first_lanes(dot(x_e, weights, splat(bias, LANES)), hi - pixel)
+        first = fma(deviation, splat(x.dtype.type(1), LANES), first)
+        second = fma(deviation, deviation, second)
+    return lane_sum(first), lane_sum(second)
 
 
 def narrow_involution_forward(
@@ -110,22 +118,13 @@ def narrow_involution_forward(
     span_weight, span_bias       (1, K * K), (K * K,)
     returns                      like x
     """
-    N, H, W, C = x.shape
-    pitch, start, size, offsets = _layout(H, W, C, K, dilation)
+    pitch, start, size, offsets = _layout(*x.shape[1:3], K, dilation)
     y = empty(x.shape, x.dtype)
+    work = empty((CHUNKS, x.shape[3], size), x.dtype)
     _forward(
-        x.reshape(N, H, W * C),
-        reduce_weight.reshape(-1),
-        reduce_bias,
-        norm.reshape(-1),
-        span_weight.reshape(-1),
-        span_bias,
-        offsets,
-        pitch,
-        start,
-        empty((CHUNKS, 3, size), x.dtype),
-        y.reshape(N, H, W * C),
-    )
+        x, tuple(reduce_weight.ravel()), reduce_bias, norm.reshape(-1), span_weight.reshape(-1),
+        span_bias, offsets, pitch, start, work, y,
+    )  # fmt: skip
     return y
 
 
@@ -133,41 +132,28 @@ def narrow_involution_forward(
 def _forward(
     x, reduce_weight, reduce_bias, norm, span_weight, span_bias, offsets, pitch, start, work, y
 ):
-    N, H, _ = x.shape
-    C = reduce_weight.size
-    stop = start + H * pitch
+    N, H, W, C = x.shape
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
         work[chunk] = 0
-        xs, ts, ys = work[chunk, 0], work[chunk, 1], work[chunk, 2]
-        weights = _across_channels(reduce_weight, C)
+        xs = work[chunk]
+        weights = splat_each(reduce_weight, LANES)
+        bias = splat(reduce_bias[0] - norm[0], LANES)
+        scale, beta = splat(norm[2] * norm[1], LANES), splat(norm[3], LANES)
         for n in range(lo, hi):
-            _lay_out(x[n], xs[start:stop].reshape(H, pitch))
-            _hidden(xs, weights, reduce_bias, C, norm, start, stop, ts)
-            _window_sums(xs, ts, span_weight, span_bias, offsets, start, stop, ys)
-            _lay_out(ys[start:stop].reshape(H, pitch), y[n])
-
-
-@njit(cache=True)
-def _hidden(x, weights, bias, C, norm, start, stop, t):
-    """t = relu(gamma * (h - mean) * inv_std + beta)."""
-    minus_mean = splat(-norm[0], LANES)
-    scale, beta = splat(norm[2] * norm[1], LANES), splat(norm[3], LANES)
-    one = splat(x.dtype.type(1), LANES)
-    for e in range(start, stop, LANES):
-        h = _over_channels(x, e, weights, bias[0], C)
-        store(t, e, relu(fma(fma(h, one, minus_mean), scale, beta)))
-
-
-@njit(cache=True)
-def _window_sums(x, t, span_weight, span_bias, offsets, start, stop, y):
-    for e in range(start, stop, LANES):
-        t_e = load(t, e, LANES)
-        total = splat(x.dtype.type(0), LANES)
-        for k in range(offsets.size):
-            weight = fma(t_e, splat(span_weight[k], LANES), splat(span_bias[k], LANES))
-            total = fma(weight, load(x, e + offsets[k], LANES), total)
-        store(y, e, total)
+            _lay_out(x, n, pitch, start, weights, xs)
+            for i in range(H):
+                for j in range(0, W, LANES):
+                    e = start + i * pitch + j
+                    x_e = load_planes(xs, e, weights)
+                    t = relu(fma(dot(x_e, weights, bias), scale, beta))
+                    total = zeros_like(x_e)
+                    for k in range(span_weight.size):
+                        kernel = fma(
+                            t, broadcast(span_weight, k, LANES), broadcast(span_bias, k, LANES)
+                        )
+                        total = fma_each(kernel, load_planes(xs, e + offsets[k], weights), total)
+                    store_pixels(y, ((n * H + i) * W + j) * C, W - j, total)
 
 
 def narrow_involution_backward(
@@ -186,35 +172,22 @@ def narrow_involution_backward(
     dspan_weight (1, K * K), dspan_bias (K * K,).
     """
     N, H, W, C = x.shape
-    reduce_weight, norm, span_weight = (
-        array.reshape(-1) for array in (reduce_weight, norm, span_weight)
-    )
-    pitch, start, size, offsets = _layout(H, W, C, K, dilation)
-    rows = x.reshape(N, H, W * C)
-    dzs = empty((N, size), x.dtype)
-    dxs = empty((N, size) if need_dx else (0, 0), x.dtype)
-    work = empty((CHUNKS, 5, size), x.dtype)
-    dspan = empty((CHUNKS, 2, K * K), x.dtype)
-    dnorm = empty((CHUNKS, 2 * LANES), x.dtype)
-    _to_hidden(
-        dy.reshape(N, H, W * C), rows, reduce_weight, reduce_bias, norm, span_weight, span_bias,
-        offsets, pitch, start, work, dzs, dxs, dspan, dnorm,
-    )  # fmt: skip
-    # Every pixel was counted once for each channel.
-    dgamma, dbeta = dnorm.sum(axis=0).reshape(2, LANES).sum(axis=1, keepdims=True) / x.dtype.type(C)
+    pitch, start, size, offsets = _layout(H, W, K, dilation)
     dx = empty(x.shape if need_dx else (0, H, W, C), x.dtype)
-    dreduce = empty((CHUNKS, 2 * LANES), x.dtype)
-    _to_input(
-        dzs, dxs, rows, reduce_weight, reduce_bias, norm,
-        np.concatenate([dgamma, dbeta]) / x.dtype.type(N * H * W),
-        pitch, start, work, dx.reshape(-1, H, W * C), dreduce,
+    dz = empty((N, H, _whole_vectors(W)), x.dtype)
+    work = empty((CHUNKS, 2 * C + 2, size), x.dtype)
+    partial = empty((CHUNKS, 2 * offsets.size + 2 + C + 1, LANES), x.dtype)
+    sums = np.empty(partial.shape[1], x.dtype)
+    _backward(
+        dy, x, tuple(reduce_weight.ravel()), reduce_bias, norm.reshape(-1),
+        span_weight.reshape(-1), span_bias, offsets, pitch, start, work, dz, dx, partial, sums,
     )  # fmt: skip
-    dweight_and_bias = dreduce.sum(axis=0).reshape(2, -1, C).sum(axis=1)
-    dspan_weight, dspan_bias = dspan.sum(axis=0)
+    dspan_weight, dspan_bias = sums[: 2 * offsets.size].reshape(2, -1)[:, : K * K]
+    dgamma, dbeta = sums[-C - 3 : -C - 2], sums[-C - 2 : -C - 1]
     return (
         dx if need_dx else None,
-        dweight_and_bias[0][:, None],
-        dweight_and_bias[1].sum(keepdims=True) / x.dtype.type(C),
+        sums[-C - 1 : -1, None],
+        sums[-1:],
         dgamma,
         dbeta,
         dspan_weight[None],
@@ -222,186 +195,209 @@ def narrow_involution_backward(
     )
 
 
+@njit(cache=True)
+def _backward(
+    dy, x, reduce_weight, reduce_bias, norm, span_weight, span_bias,
+    offsets, pitch, start, work, dz, dx, partial, sums,
+):  # fmt: skip
+    """Sums in partial and sums: dspan_weight, dspan_bias, dgamma, dbeta, dreduce_weight and _bias.
+
+    Those per chunk are kept lane by lane.
+    """
+    span = np.zeros(2 * offsets.size, x.dtype)
+    span[: span_weight.size] = span_weight
+    span[offsets.size : offsets.size + span_bias.size] = span_bias
+    split = span.size + 2
+    _to_hidden(
+        dy, x, reduce_weight, reduce_bias, norm, span,
+        offsets, pitch, start, work, dz, dx, partial[:, :split],
+    )  # fmt: skip
+    _add_up(partial[:, :split], sums[:split])
+    N, H, W, _ = x.shape
+    per_pixel = sums[span.size : split] / x.dtype.type(N * H * W)
+    _to_input(dz, x, reduce_weight, reduce_bias, norm, per_pixel, dx, partial[:, split:])
+    _add_up(partial[:, split:], sums[split:])
+
+
+@njit(cache=True)
+def _add_up(partial, sums):
+    """Over chunks and lanes, in order."""
+    one = splat(partial.dtype.type(1), LANES)
+    for row in range(sums.size):
+        total = splat(partial.dtype.type(0), LANES)
+        for chunk in range(CHUNKS):
+            total = fma(load(partial[chunk], row * LANES, LANES), one, total)
+        sums[row] = lane_sum(total)
+
+
 @njit(parallel=True, cache=True)
 def _to_hidden(
-    dy, x, reduce_weight, reduce_bias, norm, span_weight, span_bias,
-    offsets, pitch, start, work, dz, dx, dspan, dnorm,
+    dy, x, reduce_weight, reduce_bias, norm, span,
+    offsets, pitch, start, work, dz, dx, partial,
 ):  # fmt: skip
     """From dy along the kernels to dz, the gradient before the ReLU, along the windows to dx."""
-    N, H, _ = x.shape
-    C = reduce_weight.size
-    stop = start + H * pitch
+    N, H, W, C = x.shape
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
         work[chunk] = 0
-        dspan[chunk] = 0
-        dnorm[chunk] = 0
-        xs, ts, dys = work[chunk, 0], work[chunk, 1], work[chunk, 2]
-        dyts, dts = work[chunk, 3], work[chunk, 4]
-        weights = _across_channels(reduce_weight, C)
-        ones = _across_channels(np.ones_like(reduce_weight), C)
+        partial[chunk] = 0
+        xs, dys, t, dt = work[chunk, :C], work[chunk, C : 2 * C], work[chunk, -2], work[chunk, -1]
+        dspan, dnorm = partial[chunk, : span.size], partial[chunk, span.size :]
+        weights = splat_each(reduce_weight, LANES)
         for n in range(lo, hi):
-            _lay_out(x[n], xs[start:stop].reshape(H, pitch))
-            _lay_out(dy[n], dys[start:stop].reshape(H, pitch))
-            _hidden(xs, weights, reduce_bias, C, norm, start, stop, ts)
-            _kernel_gradients(xs, dys, ts, span_weight, offsets, start, stop, dyts, dts)
-            _tap_gradients(xs, dys, dyts, offsets, start, stop, dspan[chunk])
-            _norm_gradients(
-                xs, ts, dts, weights, ones, reduce_bias, C, norm, start, stop, dz[n], dnorm[chunk]
-            )
+            _lay_out(x, n, pitch, start, weights, xs)
+            _lay_out(dy, n, pitch, start, weights, dys)
+            _hidden(xs, weights, reduce_bias, norm, H, W, pitch, start, t)
+            dt[:] = 0
+            for k in range(0, offsets.size, TAPS):
+                _kernel_gradients(
+                    xs, dys, t, weights, span, offsets, k, H, W, pitch, start, dt, dspan
+                )
+            _norm_gradients(xs, t, dt, weights, reduce_bias, norm, pitch, start, dz[n], dnorm)
             if dx.size:
-                _spread(dys, dyts, span_weight, span_bias, offsets, start, stop, dx[n])
+                _spread(dys, t, weights, span, offsets, n, pitch, start, dx)
 
 
 @njit(cache=True)
-def _kernel_gradients(x, dy, t, span_weight, offsets, start, stop, dyt, dt):
-    """dyt = dy * t, and the part of dt from each element."""
-    zero = splat(x.dtype.type(0), LANES)
-    for e in range(start, stop, LANES):
-        total = zero
-        for k in range(offsets.size):
-            total = fma(load(x, e + offsets[k], LANES), splat(span_weight[k], LANES), total)
-        dy_e = load(dy, e, LANES)
-        store(dt, e, fma(dy_e, total, zero))
-        store(dyt, e, fma(dy_e, load(t, e, LANES), zero))
+def _hidden(x, weights, reduce_bias, norm, H, W, pitch, start, t):
+    """t = relu(gamma * (h - mean) * inv_std + beta)."""
+    bias = splat(reduce_bias[0] - norm[0], LANES)
+    scale, beta = splat(norm[2] * norm[1], LANES), splat(norm[3], LANES)
+    for i in range(H):
+        for e in range(start + i * pitch, start + i * pitch + W, LANES):
+            x_e = load_planes(x, e, weights)
+            store(t, e, relu(fma(dot(x_e, weights, bias), scale, beta)))
 
 
 @njit(cache=True)
-def _tap_gradients(x, dy, dyt, offsets, start, stop, dspan):
-    """Add this image's part of dspan_weight and dspan_bias."""
-    for k in range(offsets.size):
-        dweight = splat(x.dtype.type(0), LANES)
-        dbias = dweight
-        for e in range(start, stop, LANES):
-            x_k = load(x, e + offsets[k], LANES)
-            dweight = fma(load(dyt, e, LANES), x_k, dweight)
-            dbias = fma(load(dy, e, LANES), x_k, dbias)
-        dspan[0, k] += lane_sum(dweight)
-        dspan[1, k] += lane_sum(dbias)
+def _kernel_gradients(xs, dys, t, like, span, offsets, k, H, W, pitch, start, dt, dspan):
+    """TAPS taps' share of dt and of dspan, whose sums stay in registers for an image."""
+    zero, one = splat(xs.dtype.type(0), LANES), splat(xs.dtype.type(1), LANES)
+    at0, at1, at2 = offsets[k], offsets[k + 1], offsets[k + 2]
+    weight0, weight1 = broadcast(span, k, LANES), broadcast(span, k + 1, LANES)
+    weight2 = broadcast(span, k + 2, LANES)
+    first = k * LANES
+    second, third = first + LANES, first + 2 * LANES
+    biases = offsets.size * LANES
+    dweight0, dbias0 = load(dspan, first, LANES), load(dspan, biases + first, LANES)
+    dweight1, dbias1 = load(dspan, second, LANES), load(dspan, biases + second, LANES)
+    dweight2, dbias2 = load(dspan, third, LANES), load(dspan, biases + third, LANES)
+    for i in range(H):
+        for e in range(start + i * pitch, start + i * pitch + W, LANES):
+            dy_e, t_e = load_planes(dys, e, like), load(t, e, LANES)
+            dkernel0 = dot(dy_e, load_planes(xs, e + at0, like), zero)
+            dkernel1 = dot(dy_e, load_planes(xs, e + at1, like), zero)
+            dkernel2 = dot(dy_e, load_planes(xs, e + at2, like), zero)
+            dweight0 = fma(t_e, dkernel0, dweight0)
+            dweight1 = fma(t_e, dkernel1, dweight1)
+            dweight2 = fma(t_e, dkernel2, dweight2)
+            dbias0 = fma(one, dkernel0, dbias0)
+            dbias1 = fma(one, dkernel1, dbias1)
+            dbias2 = fma(one, dkernel2, dbias2)
+            dt_e = fma(weight0, dkernel0, load(dt, e, LANES))
+            store(dt, e, fma(weight2, dkernel2, fma(weight1, dkernel1, dt_e)))
+    for at, dweight, dbias in (
+        (first, dweight0, dbias0), (second, dweight1, dbias1), (third, dweight2, dbias2)
+    ):  # fmt: skip
+        store(dspan, at, dweight)
+        store(dspan, biases + at, dbias)
 
 
 @njit(cache=True)
-def _norm_gradients(x, t, dt, weights, ones, bias, C, norm, start, stop, dz, dnorm):
+def _norm_gradients(xs, t, dt, weights, reduce_bias, norm, pitch, start, dz, dnorm):
     """dz where the ReLU was open, and this image's part of dgamma and dbeta, lane by lane."""
-    zero, one = splat(x.dtype.type(0), LANES), splat(x.dtype.type(1), LANES)
-    minus_mean, inv_std = splat(-norm[0], LANES), splat(norm[1], LANES)
+    H, width = dz.shape
+    zero, one = splat(xs.dtype.type(0), LANES), splat(xs.dtype.type(1), LANES)
+    bias, inv_std = splat(reduce_bias[0] - norm[0], LANES), splat(norm[1], LANES)
     dgamma, dbeta = load(dnorm, 0, LANES), load(dnorm, LANES, LANES)
-    for e in range(start, stop, LANES):
-        dt_e = _over_channels(dt, e, ones, x.dtype.type(0), C)
-        dz_e = where_positive(load(t, e, LANES), dt_e)
-        h = _over_channels(x, e, weights, bias[0], C)
-        xhat = fma(fma(h, one, minus_mean), inv_std, zero)
-        dgamma = fma(dz_e, xhat, dgamma)
-        dbeta = fma(dz_e, one, dbeta)
-        store(dz, e, dz_e)
+    for i in range(H):
+        for j in range(0, width, LANES):
+            e = start + i * pitch + j
+            dz_e = where_positive(load(t, e, LANES), load(dt, e, LANES))
+            xhat = fma(dot(load_planes(xs, e, weights), weights, bias), inv_std, zero)
+            dgamma = fma(dz_e, xhat, dgamma)
+            dbeta = fma(dz_e, one, dbeta)
+            store(dz, i * width + j, dz_e)
     store(dnorm, 0, dgamma)
     store(dnorm, LANES, dbeta)
 
 
 @njit(cache=True)
-def _spread(dy, dyt, span_weight, span_bias, offsets, start, stop, dx):
+def _spread(dys, t, like, span, offsets, n, pitch, start, dx):
     """The window sums' share of dx, gathered: what each tap of each neighbour gives back."""
-    for e in range(start, stop, LANES):
-        total = splat(dx.dtype.type(0), LANES)
-        for k in range(offsets.size):
-            total = fma(load(dyt, e - offsets[k], LANES), splat(span_weight[k], LANES), total)
-            total = fma(load(dy, e - offsets[k], LANES), splat(span_bias[k], LANES), total)
-        store(dx, e, total)
+    _, H, W, C = dx.shape
+    taps = offsets.size
+    for i in range(H):
+        for j in range(0, W, LANES):
+            total = zeros_like(like)
+            for k in range(taps):
+                e = start + i * pitch + j - offsets[k]
+                kernel = fma(
+                    load(t, e, LANES), broadcast(span, k, LANES), broadcast(span, taps + k, LANES)
+                )
+                total = fma_each(kernel, load_planes(dys, e, like), total)
+            store_pixels(dx, ((n * H + i) * W + j) * C, W - j, total)
 
 
 @njit(parallel=True, cache=True)
-def _to_input(dz, dxs, x, reduce_weight, reduce_bias, norm, dnorm, pitch, start, work, dx, dreduce):
-    """From dz through the norm to dh, and from there to the gradients of `reduce` and to dx."""
-    N, H, row = x.shape
-    C = reduce_weight.size
-    stop = start + H * pitch
-    for chunk in prange(CHUNKS):
-        lo, hi = piece(N, chunk)
-        work[chunk] = 0
-        dreduce[chunk] = 0
-        xs, pixel = work[chunk, 0], work[chunk, 1]
-        pixel[start:stop].reshape(H, pitch)[:, :row] = 1  # and 0 on the margins
-        weights = _across_channels(reduce_weight, C)
-        for n in range(lo, hi):
-            _lay_out(x[n], xs[start:stop].reshape(H, pitch))
-            _reduce_gradients(
-                dz[n], xs, pixel, weights, reduce_bias, C, norm, dnorm, start, stop, dreduce[chunk]
-            )
-            if dx.size:
-                _add_scaled(dz[n], weights[(C - 1) * LANES :], start, stop, dxs[n])
-                _lay_out(dxs[n][start:stop].reshape(H, pitch), dx[n])
-
-
-@njit(cache=True)
-def _reduce_gradients(dz, x, pixel, weights, bias, C, norm, dnorm, start, stop, dreduce):
-    """dz becomes dh = gamma * inv_std * (dz - dbeta / M - xhat * dgamma / M)."""
-    zero, one = splat(x.dtype.type(0), LANES), splat(x.dtype.type(1), LANES)
-    minus_mean, scale = splat(-norm[0], LANES), splat(norm[2] * norm[1], LANES)
-    minus_dgamma, minus_dbeta = splat(-dnorm[0] * norm[1], LANES), splat(-dnorm[1], LANES)
-    dweight, dbias = load(dreduce, 0, LANES), load(dreduce, LANES, LANES)
-    for e in range(start, stop, LANES):
-        h = _over_channels(x, e, weights, bias[0], C)
-        dz_e = fma(load(dz, e, LANES), one, minus_dbeta)
-        dz_e = fma(fma(h, one, minus_mean), minus_dgamma, dz_e)
-        dh = fma(fma(dz_e, scale, zero), load(pixel, e, LANES), zero)
-        dweight = fma(dh, load(x, e, LANES), dweight)
-        dbias = fma(dh, one, dbias)
-        store(dz, e, dh)
-    store(dreduce, 0, dweight)
-    store(dreduce, LANES, dbias)
-
-
-@njit(cache=True)
-def _add_scaled(dh, weight, start, stop, dx):
-    """dx += dh * reduce_weight: the kernel's share of dx."""
-    weight_e = load(weight, 0, LANES)
-    for e in range(start, stop, LANES):
-        store(dx, e, fma(load(dh, e, LANES), weight_e, load(dx, e, LANES)))
-
-
-@njit(cache=True)
-def _across_channels(weight, C):
-    """For each shift d from -(C - 1) to C - 1, in LANES elements the weight of element e + d in the
-    sum over the channels of e's pixel: 0 where e + d is of another pixel.
+def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, partial):
+    """From dz through the norm to dh = gamma * inv_std * (dz - dbeta / M - xhat * dgamma / M), and
+    from there to the gradients of `reduce` and to dx.
     """
-    weights = np.zeros((2 * C - 1) * LANES, weight.dtype)
-    for d in range(1 - C, C):
-        for e in range(LANES):
-            if 0 <= e % C + d < C:
-                weights[(d + C - 1) * LANES + e] = weight[e % C + d]
-    return weights
+    N, H, W, C = x.shape
+    width = dz.shape[2]
+    for chunk in prange(CHUNKS):
+        lo, hi = piece(N * H, chunk)
+        weights = splat_each(reduce_weight, LANES)
+        one = splat(x.dtype.type(1), LANES)
+        bias = splat(reduce_bias[0] - norm[0], LANES)
+        scale = norm[2] * norm[1]
+        of_dz = splat(scale, LANES)
+        of_deviation = splat(-scale * norm[1] * dnorm[0], LANES)
+        constant = splat(-scale * dnorm[1], LANES)
+        dweight, dbias = zeros_like(weights), splat(x.dtype.type(0), LANES)
+        for row in range(lo, hi):
+            for j in range(0, W, LANES):
+                pixel = (row * W + j) * C
+                x_e = load_pixels(x, pixel, W - j, weights)
+                dh = fma(load(dz, row * width + j, LANES), of_dz, constant)
+                dh = fma(dot(x_e, weights, bias), of_deviation, dh)
+                dh = first_lanes(dh, W - j)
+                dweight = fma_each(dh, x_e, dweight)
+                dbias = fma(dh, one, dbias)
+                if dx.size:
+                    dx_e = load_pixels(dx, pixel, W - j, weights)
+                    store_pixels(dx, pixel, W - j, fma_each(dh, weights, dx_e))
+        store_planes(partial[chunk], 0, dweight)
+        store(partial[chunk, C], 0, dbias)
 
 
 @njit(cache=True)
-def _over_channels(x, e, weights, bias, C):
-    """bias + the weighted sum over each element's pixel."""
-    total = splat(bias, LANES)
-    for d in range(2 * C - 1):
-        total = fma(load(weights, d * LANES, LANES), load(x, e + d - C + 1, LANES), total)
-    return total
+def _lay_out(x, n, pitch, start, like, planes):
+    """Copy image n into planes, whose rows are pitch apart, and send for the next image."""
+    _, H, W, C = x.shape
+    for i in range(H):
+        for j in range(0, W, LANES):
+            here = ((n * H + i) * W + j) * C
+            prefetch_pixels(x, here + H * W * C, like)
+            store_planes(planes, start + i * pitch + j, load_pixels(x, here, W - j, like))
 
 
 @lru_cache
-def _layout(H: int, W: int, C: int, K: int, dilation: int) -> tuple[int, int, int, np.ndarray]:
+def _layout(H: int, W: int, K: int, dilation: int) -> tuple[int, int, int, np.ndarray]:
     """Elements from row to row, before the first, in all, and from a window's centre to each tap.
 
     The margin between two rows serves as right padding of the one and left padding of the next.
+    Rows start on a vector. Taps are filled up to a multiple of TAPS, by some that weigh nothing.
     """
     margin = dilation * (K // 2)
-    pitch = (W + margin) * C
+    pitch = _whole_vectors(W + margin)
     steps = (np.arange(K) - K // 2) * dilation
-    offsets = (steps[:, None] * pitch + steps * C).ravel()
-    start = margin * (pitch + C) + C
-    return pitch, start, 2 * start + _whole_vectors(H * pitch), offsets
+    offsets = np.zeros(-(-K * K // TAPS) * TAPS, np.int64)
+    offsets[: K * K] = (steps[:, None] * pitch + steps).ravel()
+    start = _whole_vectors(margin * (pitch + 1))
+    return pitch, start, 2 * start + H * pitch, offsets
 
 
 def _whole_vectors(count: int) -> int:
     return -(-count // LANES) * LANES
-
-
-@njit(cache=True)
-def _lay_out(source, target):
-    """Copy rows between an image and its padded row; the shorter ones say how much."""
-    for i in range(source.shape[0]):
-        for e in range(min(source.shape[1], target.shape[1])):
-            target[i, e] = source[i, e]

@@ -34,8 +34,8 @@ def load(typing_context, array, index, lanes):
     vector = Vector(array.dtype, lanes.literal_value)
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, signature, arguments, vector)
-        return builder.load(pointer, align=_alignment(vector))
+        pointer = pointer_to(context, builder, array, *arguments[:2], vector)
+        return builder.load(pointer, align=alignment(vector))
 
     return vector(array, types.intp, lanes), generate
 
@@ -45,8 +45,8 @@ def store(typing_context, array, index, vector):
     """array[index : index + lanes] = vector."""
 
     def generate(context, builder, signature, arguments):
-        pointer = _pointer(context, builder, signature, arguments, vector)
-        builder.store(arguments[2], pointer, align=_alignment(vector))
+        pointer = pointer_to(context, builder, array, *arguments[:2], vector)
+        builder.store(arguments[2], pointer, align=alignment(vector))
 
     return types.void(array, types.intp, vector), generate
 
@@ -57,7 +57,7 @@ def splat(typing_context, number, lanes):
     vector = Vector(number, lanes.literal_value)
 
     def generate(context, builder, signature, arguments):
-        return _splat(context, builder, vector, arguments[0])
+        return splatted(builder, arguments[0], vector.lanes)
 
     return vector(number, lanes), generate
 
@@ -70,7 +70,7 @@ def broadcast(typing_context, array, index, lanes):
     def generate(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         number = builder.load(builder.gep(data, [arguments[1]]))
-        return _splat(context, builder, vector, number)
+        return splatted(builder, number, vector.lanes)
 
     return vector(array, types.intp, lanes), generate
 
@@ -80,12 +80,7 @@ def fma(typing_context, a, b, c):
     """a * b + c in each lane, rounded once."""
 
     def generate(context, builder, signature, arguments):
-        kind = arguments[0].type
-        name = f"llvm.fma.v{a.lanes}f{a.element.bitwidth}"
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [kind, kind, kind]), name
-        )
-        return builder.call(function, arguments)
+        return fused(builder, a, *arguments)
 
     return a(a, a, a), generate
 
@@ -115,6 +110,21 @@ def where_positive(typing_context, test, vector):
 
 
 @intrinsic
+def first_lanes(typing_context, vector, count):
+    """The first count lanes, and 0 in the others."""
+
+    def generate(context, builder, signature, arguments):
+        value, number = arguments
+        number = builder.trunc(number, ir.IntType(32))
+        wanted = builder.icmp_signed(
+            "<", constant_mask(range(vector.lanes)), splatted(builder, number, vector.lanes)
+        )
+        return builder.select(wanted, value, ir.Constant(value.type, None))
+
+    return vector(vector, types.intp), generate
+
+
+@intrinsic
 def lane_sum(typing_context, vector):
     """The sum of a vector's lanes, by halves while they are even in number, then one by one."""
 
@@ -123,7 +133,7 @@ def lane_sum(typing_context, vector):
         while lanes % 2 == 0:
             lanes //= 2
             low, high = (
-                builder.shuffle_vector(value, value, _constant_mask(range(first, first + lanes)))
+                builder.shuffle_vector(value, value, constant_mask(range(first, first + lanes)))
                 for first in (0, lanes)
             )
             value = builder.fadd(low, high)
@@ -138,22 +148,28 @@ def lane_sum(typing_context, vector):
     return vector.element(vector), generate
 
 
-def _splat(context, builder, vector, number):
-    undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
+def fused(builder, vector, a, b, c):
+    name = f"llvm.fma.v{vector.lanes}f{vector.element.bitwidth}"
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [a, b, c])
+
+
+def splatted(builder, number, lanes):
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
     one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, undefined, _constant_mask([0] * vector.lanes))
+    return builder.shuffle_vector(one, undefined, constant_mask([0] * lanes))
 
 
-def _pointer(context, builder, signature, arguments, vector):
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    first = builder.gep(array.data, [arguments[1]])
+def pointer_to(context, builder, array_type, array, index, vector):
+    data = context.make_array(array_type)(context, builder, array).data
+    first = builder.gep(data, [index])
     return builder.bitcast(first, context.get_value_type(vector).as_pointer())
 
 
-def _alignment(vector):
+def alignment(vector):
     return vector.element.bitwidth // 8
 
 
-def _constant_mask(lanes):
+def constant_mask(lanes):
     lanes = list(lanes)
     return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
