@@ -160,7 +160,7 @@ def _table_1(study: Study) -> list[str]:
         *table(header, lines, left=2),
         "",
         f"Accuracy on the test images in the last epoch; mean ± standard deviation over {seeds} "
-        f"seed{'s' if seeds != 1 else ''}. Training time is that of the training steps alone, "
+        f"seed{'s' if seeds != 1 else ''}, where there is a ±. Training time is that of the training steps alone, "
         "without validation and compilation; theirs is of other machines. Window attention "
         "(Ramachandran et al. 2019, one head, relative positions) stands where the involution "
         "stands; the report describes it and did not train it.",
@@ -265,7 +265,8 @@ def _speed_of_layers(backend: str, of_backend: dict) -> list[str]:
         *table(header, rows, left=2),
         "",
         f"Each layer takes and gives the same image, batch {of_backend['single'][0]['batch']}; "
-        "groups of 16 channels, reduction 4.",
+        "groups of 16 channels, reduction 4. Attention has had less tuning than the other two: "
+        "its times are no measure of what it could do.",
     ]
 
 
