@@ -149,7 +149,8 @@ def test_every_chapter_has_its_parts():
     for number in CHAPTERS:
         chapter = _chapter(number)
         assert "**The question.**" in chapter, number
-        assert re.search(r"^\*\d+ minutes\.\*", chapter, re.MULTILINE), number
+        minutes = re.search(r"^\*(\d+) minutes\.\*", chapter, re.MULTILINE)[1]
+        assert re.search(rf"^\| {number} \| \[.*\| {minutes} \|$", TEXT, re.MULTILINE), number
         assert "![" in chapter, number
         assert re.search(r"\b[Ss]ources?: |Li et al\.", chapter), number
         assert re.search(r"\b(?:check_gradients|gradcheck)\(", chapter), number
