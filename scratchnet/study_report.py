@@ -162,8 +162,8 @@ def _table_1(study: Study) -> list[str]:
         f"Accuracy on the test images in the last epoch; mean ± standard deviation over {seeds} "
         f"seed{'s' if seeds != 1 else ''}, where there is a ±. Training time is that of the "
         "training steps alone, without validation and compilation; theirs is of other machines. "
-        "Window attention (Ramachandran et al. 2019, one head, relative positions) stands where the involution "
-        "stands; the report describes it and did not train it.",
+        "Window attention (Ramachandran et al. 2019, one head, relative positions) stands where "
+        "the involution stands; the report describes it and did not train it.",
     ]
 
 

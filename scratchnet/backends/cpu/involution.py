@@ -3,21 +3,22 @@
     y[n,i,j,c] = sum_{u,v} kernel[n,i,j,g(c),u,v] * x[n, r(i,u), s(j,v), c]
 
 The threads share the images; an image goes group by group. A group's pixels and kernels are first
-laid out for `window_sums`, which keeps a pixel's sums in one register over all taps: a copy of what
-each tap would otherwise fetch from far apart.
+laid out for `window_sums`, plane by plane, where a vector is a run of pixels: a copy of what each
+tap would otherwise fetch from far apart.
 """
 
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.window_sums import (
+    join_phases,
     kernel_gradients,
-    kernel_pitch,
+    mask_kernels,
     put_group,
+    split_phases,
     take_group,
-    walks,
-    whole,
+    tap_tables,
     window_sums,
 )
 from scratchnet.checks import check_involution, check_like
@@ -36,53 +37,52 @@ def involution_forward(
     geometry = check_involution("involution", x, kernel, stride, dilation)
     N, H, W, C = x.shape
     Ho, Wo, (G, K) = geometry.Ho, geometry.Wo, kernel.shape[3:5]
-    pitch, lanes = kernel_pitch(Ho * Wo), whole(C // G)
-    rows, _, _ = walks(H, Ho, K, stride, dilation)
-    columns, _, _ = walks(W, Wo, K, stride, dilation)
-    work = empty((get_num_threads(), (H * W + Ho * Wo) * lanes + K * K * pitch), x.dtype)
+    planes, taps, _, _, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
+    threads, channels = get_num_threads(), C // G
     y = empty((N, Ho, Wo, C), x.dtype)
     _forward(
-        np.ascontiguousarray(x).reshape(N, H * W, C),
+        split_phases(x, stride),
         np.ascontiguousarray(kernel).reshape(N, Ho * Wo, G, K * K),
-        W,
-        K,
-        pitch,
-        lanes,
-        rows,
-        columns,
-        work,
+        planes, planes.pitch, taps, mask,
+        zeros((threads, planes.numbers(K * K)), x.dtype),
+        zeros((threads, planes.numbers(channels * stride**2)), x.dtype),
+        empty((threads, planes.numbers(channels)), x.dtype),
         y.reshape(N, Ho * Wo, C),
-    )
+    )  # fmt: skip
     return y
 
 
 @njit(parallel=True, cache=True)
-def _forward(x, kernel, W, K, pitch, lanes, rows, columns, work, y):
-    N, pixels, C = x.shape
+def _forward(x, kernel, planes, pitch, taps, mask, kernel_work, x_work, y_work, y):
+    N, phases, _, C = x.shape
+    size, margin = planes
     G = kernel.shape[2]
+    channels = C // G
     for n in prange(N):
-        own = work[get_thread_id()]
-        xs, own = own[: pixels * lanes], own[pixels * lanes :]
-        ys, taps = own[: y.shape[1] * lanes], own[y.shape[1] * lanes :]
+        thread = get_thread_id()
+        own, xs, ys = kernel_work[thread], x_work[thread], y_work[thread]
         for g in range(G):
-            take_group(x[n], g, C // G, lanes, xs)
-            _tap_by_tap(kernel[n, :, g], pitch, taps)
-            window_sums(xs, W, taps, pitch, K, rows, columns, lanes, False, ys)
-            put_group(ys, lanes, g, C // G, y[n], False)
+            for phase in range(phases):
+                start = margin + phase * pitch
+                take_group(x[n, phase], g * channels, channels, xs, start, phases * pitch)
+            _tap_by_tap(kernel[n, :, g], margin, pitch, own)
+            mask_kernels(own, margin, pitch, mask, size)
+            window_sums(own, xs, taps, phases * pitch, size, channels, ys, margin, pitch)
+            put_group(ys, margin, pitch, y[n], g * channels, channels)
 
 
 @njit(cache=True)
-def _tap_by_tap(kernel, pitch, taps):
+def _tap_by_tap(kernel, margin, pitch, taps):
     for k in range(kernel.shape[1]):
-        tap = taps[k * pitch : (k + 1) * pitch]
+        tap = taps[margin + k * pitch :]
         for p in range(kernel.shape[0]):
             tap[p] = kernel[p, k]
 
 
 @njit(cache=True)
-def _pixel_by_pixel(taps, pitch, kernel):
+def _pixel_by_pixel(taps, margin, pitch, kernel):
     for k in range(kernel.shape[1]):
-        tap = taps[k * pitch : (k + 1) * pitch]
+        tap = taps[margin + k * pitch :]
         for p in range(kernel.shape[0]):
             kernel[p, k] = tap[p]
 
@@ -105,41 +105,53 @@ def involution_backward(
     N, H, W, C = x.shape
     Ho, Wo, (G, K) = geometry.Ho, geometry.Wo, kernel.shape[3:5]
     check_like("involution", "dy", dy, (N, Ho, Wo, C), x.dtype)
-    pitch, lanes = kernel_pitch(Ho * Wo), whole(C // G)
-    rows, back_rows, _ = walks(H, Ho, K, stride, dilation)
-    _, back_columns, ranges = walks(W, Wo, K, stride, dilation)
-    work = empty((get_num_threads(), (2 * H * W + Ho * Wo) * lanes + K * K * pitch), x.dtype)
-    dx = empty(x.shape if need_dx else (N, 0, 0, C), x.dtype)
+    planes, taps, back_taps, starts, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
+    threads, channels = get_num_threads(), C // G
+    phases = split_phases(x, stride)
+    dphases = empty(phases.shape if need_dx else (N, phases.shape[1], 0, C), x.dtype)
     dkernel = empty(kernel.shape, x.dtype)
     _backward(
         np.ascontiguousarray(dy).reshape(N, Ho * Wo, C),
-        np.ascontiguousarray(x).reshape(N, H * W, C),
+        phases,
         np.ascontiguousarray(kernel).reshape(N, Ho * Wo, G, K * K),
-        W, Wo, K, stride, dilation, pitch, lanes, rows, ranges, back_rows, back_columns, work,
-        dx.reshape(N, -1, C),
+        planes, planes.pitch, taps, back_taps, starts, mask,
+        zeros((threads, planes.numbers(K * K)), x.dtype),
+        zeros((threads, 2, planes.numbers(channels * stride**2)), x.dtype),
+        zeros((threads, planes.numbers(channels)), x.dtype),
+        dphases,
         dkernel.reshape(N, Ho * Wo, G, K * K),
     )  # fmt: skip
-    return dx if need_dx else None, dkernel
+    return join_phases(dphases, stride, x.shape) if need_dx else None, dkernel
 
 
 @njit(parallel=True, cache=True)
 def _backward(
-    dy, x, kernel, W, Wo, K, stride, dilation, pitch, lanes, rows, ranges,
-    back_rows, back_columns, work, dx, dkernel,
+    dy, x, kernel, planes, pitch, taps, back_taps, starts, mask, kernel_work, x_work, y_work,
+    dx, dkernel,
 ):  # fmt: skip
-    N, pixels, C = x.shape
+    N, phases, _, C = x.shape
+    size, margin = planes
     G = kernel.shape[2]
+    channels, step = C // G, phases * pitch
     for n in prange(N):
-        own = work[get_thread_id()]
-        xs, own = own[: pixels * lanes], own[pixels * lanes :]
-        dxs, own = own[: pixels * lanes], own[pixels * lanes :]
-        dys, taps = own[: dy.shape[1] * lanes], own[dy.shape[1] * lanes :]
+        thread = get_thread_id()
+        own, xs, dxs, dys = (
+            kernel_work[thread], x_work[thread, 0], x_work[thread, 1], y_work[thread],
+        )  # fmt: skip
         for g in range(G):
-            take_group(x[n], g, C // G, lanes, xs)
-            take_group(dy[n], g, C // G, lanes, dys)
-            kernel_gradients(dys, xs, W, pitch, K, stride, dilation, rows, Wo, ranges, lanes, taps)
-            _pixel_by_pixel(taps, pitch, dkernel[n, :, g])
+            first = g * channels
+            for phase in range(phases):
+                take_group(x[n, phase], first, channels, xs, margin + phase * pitch, step)
+            take_group(dy[n], first, channels, dys, margin, pitch)
+            kernel_gradients(dys, margin, pitch, xs, taps, step, mask, size, channels, own)
+            _pixel_by_pixel(own, margin, pitch, dkernel[n, :, g])
             if dx.size:
-                _tap_by_tap(kernel[n, :, g], pitch, taps)
-                window_sums(dys, Wo, taps, pitch, K, back_rows, back_columns, lanes, True, dxs)
-                put_group(dxs, lanes, g, C // G, dx[n], False)
+                _tap_by_tap(kernel[n, :, g], margin, pitch, own)
+                mask_kernels(own, margin, pitch, mask, size)
+                for phase in range(phases):
+                    start, some_taps = (
+                        margin + phase * pitch,
+                        back_taps[starts[phase] : starts[phase + 1]],
+                    )
+                    window_sums(own, dys, some_taps, pitch, size, channels, dxs, start, step)
+                    put_group(dxs, start, step, dx[n, phase], first, channels)

@@ -148,6 +148,74 @@ def lane_sum(typing_context, vector):
     return vector.element(vector), generate
 
 
+@intrinsic
+def columns_to_rows(typing_context, a, a0, a_row, b, b0, b_row):
+    """b[b0 + c*b_row + r] = a[a0 + r*a_row + c] for r < 16, c < 8."""
+
+    def generate(context, builder, signature, arguments):
+        column, row = Vector(a.dtype, 8), Vector(a.dtype, 16)
+        parts = [
+            builder.load(
+                _row_pointer(context, builder, signature, arguments, 0, r, column),
+                align=alignment(column),
+            )
+            for r in range(16)
+        ]
+        both = constant_mask(range(16))
+        rows = [builder.shuffle_vector(parts[r], parts[r + 8], both) for r in range(8)]
+        for c, value in enumerate(_transpose_halves(builder, rows)):
+            into = _row_pointer(context, builder, signature, arguments, 3, c, row)
+            builder.store(value, into, align=alignment(row))
+
+    return types.void(a, types.intp, types.intp, b, types.intp, types.intp), generate
+
+
+@intrinsic
+def rows_to_columns(typing_context, a, a0, a_row, b, b0, b_row):
+    """b[b0 + r*b_row + c] = a[a0 + c*a_row + r] for r < 16, c < 8."""
+
+    def generate(context, builder, signature, arguments):
+        column, row = Vector(a.dtype, 8), Vector(a.dtype, 16)
+        rows = [
+            builder.load(
+                _row_pointer(context, builder, signature, arguments, 0, c, row),
+                align=alignment(row),
+            )
+            for c in range(8)
+        ]
+        for r, value in enumerate(_transpose_halves(builder, rows)):
+            for half in (0, 8):
+                part = builder.shuffle_vector(value, value, constant_mask(range(half, half + 8)))
+                into = _row_pointer(context, builder, signature, arguments, 3, r + half, column)
+                builder.store(part, into, align=alignment(column))
+
+    return types.void(a, types.intp, types.intp, b, types.intp, types.intp), generate
+
+
+def _transpose_halves(builder, rows):
+    """Of eight vectors of 16 lanes, the two squares of 8 x 8 side by side, each transposed.
+
+    Blocks of 1, 2 and 4 lanes change places with those of as many rows below.
+    """
+    rows = list(rows)
+    for block in (1, 2, 4):
+        upper = [lane + 16 - block if lane & block else lane for lane in range(16)]
+        lower = [lane + 16 if lane & block else lane + block for lane in range(16)]
+        for r in (r for r in range(8) if not r & block):
+            pair = rows[r], rows[r + block]
+            rows[r] = builder.shuffle_vector(*pair, constant_mask(upper))
+            rows[r + block] = builder.shuffle_vector(*pair, constant_mask(lower))
+    return rows
+
+
+def _row_pointer(context, builder, signature, arguments, i, row, vector):
+    """To row number `row` of the matrix that arguments i, i + 1 and i + 2 tell of."""
+    data = context.make_array(signature.args[i])(context, builder, arguments[i]).data
+    step = builder.mul(arguments[i + 2], ir.Constant(ir.IntType(64), row))
+    first = builder.gep(data, [builder.add(arguments[i + 1], step)])
+    return builder.bitcast(first, context.get_value_type(vector).as_pointer())
+
+
 def fused(builder, vector, a, b, c):
     name = f"llvm.fma.v{vector.lanes}f{vector.element.bitwidth}"
     kind = ir.FunctionType(a.type, [a.type] * 3)

@@ -7,8 +7,8 @@ pixel and hidden channel by hidden channel, the kernels of group g are the produ
 
 which is made for one image and one group at a time, and used while it is in the second cache: the
 kernels of a batch, K * K / 16 times as large as the image, are never in memory, and backward makes
-them again. Everything that meets the kernels lies channel by channel (o, p), so that the products
-run over pixels as vectors, with rows of `pitch` numbers, 0 beyond the last pixel. The threads share
+them again. Everything lies channel by channel (o, p), so that products and window sums alike run
+over pixels as vectors, with rows of `pitch` numbers, 0 beyond the last pixel. The threads share
 the images; statistics are kept for each image, and gradients of the parameters for each of CHUNKS
 chunks of images, and added in order.
 """
@@ -17,16 +17,18 @@ import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, piece
-from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.products import multiply
 from scratchnet.backends.cpu.vectors import fma, lane_sum, load, splat
 from scratchnet.backends.cpu.window_sums import (
     LANES,
+    join_phases,
     kernel_gradients,
-    kernel_pitch,
+    mask_kernels,
     put_group,
+    split_phases,
     take_group,
-    walks,
+    tap_tables,
     whole,
     window_sums,
 )
@@ -39,7 +41,8 @@ def wide_hidden(p: np.ndarray, reduce_weight: np.ndarray, reduce_bias: np.ndarra
     """
     N, Ho, Wo, C = p.shape
     O = reduce_weight.shape[1]
-    h = empty((N, O, kernel_pitch(Ho * Wo)), p.dtype)
+    # A whole page from row to row would put all of them in one set of the cache.
+    h = empty((N, O, whole(Ho * Wo) + LANES), p.dtype)
     work = empty((get_num_threads(), Ho * Wo * whole(O)), p.dtype)
     _reduce(p.reshape(N, -1), _whole_columns(reduce_weight), reduce_bias, Ho * Wo, work, h)
     return h
@@ -52,21 +55,9 @@ def _reduce(p, weight, bias, pixels, work, h):
     for n in prange(N):
         own = work[get_thread_id()]
         multiply(
-            p[n],
-            0,
-            C,
-            1,
-            weight.reshape(-1),
-            0,
-            columns,
-            own,
-            0,
-            columns,
-            pixels,
-            C,
-            columns,
-            False,
-        )
+            p[n], 0, C, 1, weight.reshape(-1), 0, columns,
+            own, 0, columns, pixels, C, columns, False,
+        )  # fmt: skip
         _transpose(own, pixels, columns, h[n])
         for o in range(O):
             h[n, o, :pixels] += bias[o]
@@ -128,35 +119,40 @@ def wide_involution_forward(
     N, H, W, C = x.shape
     Ho, Wo = p.shape[1:3]
     O, pitch = h.shape[1:]
-    lanes = whole(C // (span_bias.size // (K * K)))
-    rows, _, _ = walks(H, Ho, K, stride, dilation)
-    columns, _, _ = walks(W, Wo, K, stride, dilation)
-    work = empty((get_num_threads(), (H * W + Ho * Wo) * lanes + (O + K * K) * pitch), x.dtype)
+    planes, taps, _, _, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
+    threads, channels = get_num_threads(), C * K * K // span_bias.size
     y = empty((N, Ho, Wo, C), x.dtype)
     _forward(
-        x.reshape(N, H * W, C), h, norm, span_weight.reshape(-1), span_bias,
-        W, K, lanes, rows, columns, work, y.reshape(N, Ho * Wo, C),
+        split_phases(x, stride), h, norm, span_weight.reshape(-1), span_bias,
+        planes, planes.pitch, taps, mask, empty((threads, O * pitch), x.dtype),
+        zeros((threads, planes.numbers(K * K)), x.dtype),
+        zeros((threads, planes.numbers(channels * stride**2)), x.dtype),
+        empty((threads, planes.numbers(channels)), x.dtype), y.reshape(N, Ho * Wo, C),
     )  # fmt: skip
     return y
 
 
 @njit(parallel=True, cache=True)
-def _forward(x, h, norm, span_weight, span_bias, W, K, lanes, rows, columns, work, y):
-    N, pixels, C = x.shape
-    _, O, pitch = h.shape
-    G = span_bias.size // (K * K)
-    out_pixels = y.shape[1]
+def _forward(
+    x, h, norm, span_weight, span_bias, planes, pitch, taps, mask, hidden_work, kernel_work,
+    x_work, y_work, y,
+):  # fmt: skip
+    N, phases, _, C = x.shape
+    size, margin = planes
+    G = span_bias.size // taps.shape[0]
+    channels = C // G
     for n in prange(N):
-        own = work[get_thread_id()]
-        t, own = own[: O * pitch], own[O * pitch :]
-        kernel, own = own[: K * K * pitch], own[K * K * pitch :]
-        xs, ys = own[: pixels * lanes], own[pixels * lanes :]
-        _hidden(h[n], norm, out_pixels, t)
+        thread = get_thread_id()
+        t, kernel = hidden_work[thread], kernel_work[thread]
+        xs, ys = x_work[thread], y_work[thread]
+        _hidden(h[n], norm, y.shape[1], t)
         for g in range(G):
-            _generate(span_weight, span_bias, g, K, t, O, pitch, kernel)
-            take_group(x[n], g, C // G, lanes, xs)
-            window_sums(xs, W, kernel, pitch, K, rows, columns, lanes, False, ys)
-            put_group(ys, lanes, g, C // G, y[n], False)
+            _generate(span_weight, span_bias, g, t, h.shape[1:], planes, pitch, mask, kernel)
+            for phase in range(phases):
+                start = margin + phase * pitch
+                take_group(x[n, phase], g * channels, channels, xs, start, phases * pitch)
+            window_sums(kernel, xs, taps, phases * pitch, size, channels, ys, margin, pitch)
+            put_group(ys, margin, pitch, y[n], g * channels, channels)
 
 
 @njit(cache=True)
@@ -174,14 +170,16 @@ def _hidden(h, norm, pixels, t):
 
 
 @njit(cache=True)
-def _generate(span_weight, span_bias, g, K, t, O, pitch, kernel):
+def _generate(span_weight, span_bias, g, t, t_shape, planes, pitch, mask, kernel):
     """The kernels of group g, tap by tap: its columns of span_weight, transposed, times t."""
-    taps, row = K * K, span_bias.size
+    (O, t_pitch), (size, margin) = t_shape, planes
+    taps, row = mask.size // size, span_bias.size
     for k in range(taps):
-        kernel[k * pitch : (k + 1) * pitch] = span_bias[g * taps + k]
+        kernel[margin + k * pitch : margin + k * pitch + size] = span_bias[g * taps + k]
     multiply(
-        span_weight, g * taps, 1, row, t, 0, pitch, kernel, 0, pitch, taps, O, pitch - LANES, True
+        span_weight, g * taps, 1, row, t, 0, t_pitch, kernel, margin, pitch, taps, O, size, True
     )
+    mask_kernels(kernel, margin, pitch, mask, size)
 
 
 def wide_involution_backward(
@@ -205,25 +203,25 @@ def wide_involution_backward(
     N, H, W, C = x.shape
     Ho, Wo = dy.shape[1:3]
     O, pitch = h.shape[1:]
-    taps, hidden, lanes = K * K, whole(O), whole(C * K * K // span_bias.size)
-    rows, back_rows, _ = walks(H, Ho, K, stride, dilation)
-    _, back_columns, ranges = walks(W, Wo, K, stride, dilation)
-    threads = get_num_threads()
-    pixel_work = empty((threads, (2 * H * W + Ho * Wo) * lanes), x.dtype)
-    hidden_work = empty((threads, 2, O * pitch), x.dtype)
-    kernel_work = empty((threads, 2, taps * pitch), x.dtype)
+    planes, taps, back_taps, starts, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
+    hidden, channels, threads = whole(O), C * K * K // span_bias.size, get_num_threads()
     row_work = empty((threads, Ho * Wo * max(hidden, whole(C))), x.dtype)
-    dx = empty(x.shape if need_dx else (N, 0, 0, C), x.dtype)
+    phases = split_phases(x, stride)
+    dphases = empty(phases.shape if need_dx else (N, phases.shape[1], 0, C), x.dtype)
     dz = empty(h.shape, x.dtype)
     dspan_weight = empty((CHUNKS, span_bias.size, hidden), x.dtype)
     dspan_bias = empty((N, span_bias.size), x.dtype)
     dnorm = empty((N, 2, O), x.dtype)
     _to_hidden(
-        dy.reshape(N, Ho * Wo, C), x.reshape(N, H * W, C), h, norm, span_weight.reshape(-1),
-        span_bias, W, Wo, K, stride, dilation, lanes, rows, ranges, back_rows, back_columns,
-        pixel_work, hidden_work, kernel_work, row_work,
-        dx.reshape(N, -1, C), dz, dspan_weight, dspan_bias, dnorm,
+        dy.reshape(N, Ho * Wo, C), phases, h, norm, span_weight.reshape(-1), span_bias,
+        planes, planes.pitch, taps, back_taps, starts, mask,
+        zeros((threads, 2, planes.numbers(channels * stride**2)), x.dtype),
+        zeros((threads, planes.numbers(channels)), x.dtype),
+        zeros((threads, 2, planes.numbers(K * K)), x.dtype),
+        empty((threads, 2, O * pitch), x.dtype), row_work,
+        dphases, dz, dspan_weight, dspan_bias, dnorm,
     )  # fmt: skip
+    dx = join_phases(dphases, stride, x.shape) if need_dx else dphases
     dgamma, dbeta = dnorm.sum(axis=0)
     # Without a stride both paths lead to the same pixels, and add up at once.
     dp = dx if stride == 1 or not need_dx else empty(p.shape, x.dtype)
@@ -237,72 +235,73 @@ def wide_involution_backward(
     return (
         dx if need_dx else None,
         dp if need_dx else None,
-        dreduce_weight.sum(axis=0)[:, :O],
+        dreduce_weight[:, :, :O].sum(axis=0),
         dreduce_bias.sum(axis=0),
         dgamma,
         dbeta,
-        dspan_weight.sum(axis=0)[:, :O].T,
+        dspan_weight[:, :, :O].sum(axis=0).T,
         dspan_bias.sum(axis=0),
     )
 
 
 @njit(parallel=True, cache=True)
 def _to_hidden(
-    dy, x, h, norm, span_weight, span_bias, W, Wo, K, stride, dilation, lanes, rows, ranges,
-    back_rows, back_columns, pixel_work, hidden_work, kernel_work, row_work,
-    dx, dz, dspan_weight, dspan_bias, dnorm,
+    dy, x, h, norm, span_weight, span_bias, planes, pitch, taps, back_taps, starts, mask,
+    x_work, y_work, kernel_work, hidden_work, row_work, dx, dz, dspan_weight, dspan_bias, dnorm,
 ):  # fmt: skip
     """From dy along the kernels to dz, the gradient before the ReLU, along the windows to dx."""
-    N, pixels, C = x.shape
-    _, O, pitch = h.shape
-    taps, columns = K * K, dspan_weight.shape[2]
-    G = span_bias.size // taps
-    out_pixels = dy.shape[1]
+    N, phases, _, C = x.shape
+    _, O, t_pitch = h.shape
+    size, margin = planes
+    K2, columns, pixels = taps.shape[0], dspan_weight.shape[2], dy.shape[1]
+    G = span_bias.size // K2
+    channels, step = C // G, phases * pitch
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
         thread = get_thread_id()
         t, dt = hidden_work[thread, 0], hidden_work[thread, 1]
         kernel, dkernel = kernel_work[thread, 0], kernel_work[thread, 1]
-        t_rows, own = row_work[thread], pixel_work[thread]
-        xs, own = own[: pixels * lanes], own[pixels * lanes :]
-        dxs, dys = own[: pixels * lanes], own[pixels * lanes :]
-        dweight = dspan_weight[chunk].reshape(-1)
+        xs, dxs, dys = x_work[thread, 0], x_work[thread, 1], y_work[thread]
+        t_rows, dweight = row_work[thread], dspan_weight[chunk].reshape(-1)
         dweight[:] = 0
         for n in range(lo, hi):
-            _hidden(h[n], norm, out_pixels, t)
-            _transpose_back(t, pitch, O, out_pixels, columns, t_rows)
+            _hidden(h[n], norm, pixels, t)
+            _transpose_back(t, t_pitch, O, pixels, columns, t_rows)
             dt[:] = 0
             for g in range(G):
-                take_group(x[n], g, C // G, lanes, xs)
-                take_group(dy[n], g, C // G, lanes, dys)
+                for phase in range(phases):
+                    start = margin + phase * pitch
+                    take_group(x[n, phase], g * channels, channels, xs, start, step)
+                take_group(dy[n], g * channels, channels, dys, margin, pitch)
                 if dx.size:
-                    _generate(span_weight, span_bias, g, K, t, O, pitch, kernel)
-                    window_sums(
-                        dys, Wo, kernel, pitch, K, back_rows, back_columns, lanes, True, dxs
+                    _generate(
+                        span_weight, span_bias, g, t, h.shape[1:], planes, pitch, mask, kernel
                     )
-                    put_group(dxs, lanes, g, C // G, dx[n], False)
-                kernel_gradients(
-                    dys, xs, W, pitch, K, stride, dilation, rows, Wo, ranges, lanes, dkernel
-                )
-                first = g * taps
+                    for phase in range(phases):
+                        start = margin + phase * pitch
+                        some_taps = back_taps[starts[phase] : starts[phase + 1]]
+                        window_sums(kernel, dys, some_taps, pitch, size, channels, dxs, start, step)
+                        put_group(dxs, start, step, dx[n, phase], g * channels, channels)
+                kernel_gradients(dys, margin, pitch, xs, taps, step, mask, size, channels, dkernel)
+                first = g * K2
                 multiply(
-                    span_weight, first, span_bias.size, 1, dkernel, 0, pitch,
-                    dt, 0, pitch, O, taps, pitch - LANES, True,
+                    span_weight, first, span_bias.size, 1, dkernel, margin, pitch,
+                    dt, 0, t_pitch, O, K2, size, True,
                 )  # fmt: skip
                 multiply(
-                    dkernel, 0, pitch, 1, t_rows, 0, columns,
-                    dweight, first * columns, columns, taps, out_pixels, columns, True,
+                    dkernel, margin, pitch, 1, t_rows, 0, columns,
+                    dweight, first * columns, columns, K2, pixels, columns, True,
                 )  # fmt: skip
-                _row_sums(dkernel, pitch, dspan_bias[n, first : first + taps])
-            _norm_gradients(dt, t, h[n], norm, out_pixels, dz[n], dnorm[n])
+                _row_sums(dkernel, margin, pitch, size, dspan_bias[n, first : first + K2])
+            _norm_gradients(dt, t, h[n], norm, pixels, dz[n], dnorm[n])
 
 
 @njit(cache=True)
-def _row_sums(rows, pitch, sums):
+def _row_sums(rows, first, pitch, size, sums):
     one = splat(rows.dtype.type(1), LANES)
     for k in range(sums.size):
         total = splat(rows.dtype.type(0), LANES)
-        for p in range(k * pitch, (k + 1) * pitch, LANES):
+        for p in range(first + k * pitch, first + k * pitch + size, LANES):
             total = fma(load(rows, p, LANES), one, total)
         sums[k] = lane_sum(total)
 
@@ -345,27 +344,15 @@ def _to_input(
                 dreduce_bias[n, o] = dz[n, o, :pixels].sum()
             _transpose_back(dh, pitch, O, pixels, hidden, rows)
             multiply(
-                p[n].reshape(-1),
-                0,
-                1,
-                C,
-                rows,
-                0,
-                hidden,
-                dweight,
-                0,
-                hidden,
-                C,
-                pixels,
-                hidden,
-                True,
-            )
+                p[n].reshape(-1), 0, 1, C, rows, 0, hidden,
+                dweight, 0, hidden, C, pixels, hidden, True,
+            )  # fmt: skip
             if dp.size:
                 multiply(
                     dh, 0, 1, pitch, weight.reshape(-1), 0, columns,
                     rows, 0, columns, pixels, O, columns, False,
                 )  # fmt: skip
-                put_group(rows, columns, 0, C, dp[n], onto_windows)
+                _put_rows(rows, columns, dp[n], onto_windows)
 
 
 @njit(cache=True, fastmath=SUMS)
@@ -381,29 +368,29 @@ def _norm_input_gradient(dz, h, norm, dnorm, pixels):
 
 
 @njit(cache=True)
+def _put_rows(rows, columns, image, add):
+    """The first of the columns (pixels, columns) to image (pixels, C), or added to it."""
+    pixels, C = image.shape
+    for p in range(pixels):
+        source, target = rows[p * columns :], image[p]
+        for c in range(C):
+            target[c] = source[c] + target[c] if add else source[c]
+
+
+@njit(cache=True)
 def _transpose(rows, pixels, columns, h):
     """Pixel by pixel (pixels, columns) to channel by channel (O, pitch), 0 beyond the pixels."""
     O, pitch = h.shape
-    for first in range(0, pixels, 16):  # few enough rows to stay in the first cache
-        some = rows[first * columns :]
-        for o in range(O):
-            target = h[o, first:]
-            for p in range(min(16, pixels - first)):
-                target[p] = some[p * columns + o]
+    image = rows[: pixels * columns].reshape(pixels, columns)
+    take_group(image, 0, O, h.reshape(-1), 0, pitch)
     h[:, pixels:] = 0
 
 
 @njit(cache=True)
 def _transpose_back(t, pitch, O, pixels, columns, rows):
-    """Channel by channel to pixel by pixel, 0 beyond the channels."""
-    for first in range(0, pixels, 16):
-        some = rows[first * columns :]
-        for p in range(min(16, pixels - first)):
-            target, source = some[p * columns :], t[first + p :]
-            for o in range(O):
-                target[o] = source[o * pitch]
-            for o in range(O, columns):
-                target[o] = 0
+    """Channel by channel to pixel by pixel; what stands beyond the channels nobody asks for."""
+    image = rows[: pixels * columns].reshape(pixels, columns)
+    put_group(t, 0, pitch, image, 0, O)
 
 
 def _whole_columns(matrix: np.ndarray) -> np.ndarray:

@@ -1,23 +1,33 @@
 """The window sums of an involution, one image and one group of channels at a time.
 
-    out[p, c]        = sum_{u,v} kernel[u*K + v, p] * source[pixel at tap (u, v) of p, c]
-    dsource[q, c]    = sum_{u,v} kernel[u*K + v, p] * dout[p, c]    over the p whose tap is q
-    dkernel[u*K+v, p] = sum_c dout[p, c] * source[pixel at tap (u, v) of p, c]
+    out[c, p]     = sum_k kernel[k, p] * source[c, p + shift[k]]
+    dsource[c, q] = sum_k kernel[k, q - shift[k]] * dout[c, q - shift[k]]
+    dkernel[k, p] = sum_c dout[c, p] * source[c, p + shift[k]]
 
-The first two are one loop: a walk over the taps of a position, along rows and columns, says which
-tap meets which pixel, so that borders, stride and dilation cost nothing in the loop and nothing is
-padded. A group's channels lie side by side, rounded up to whole vectors of LANES with zeros; the
-kernels lie tap by tap, `pitch` numbers from one tap to the next, as the product that makes them
-leaves them. Arrays are flat.
+A vector is LANES pixels. Each channel, and each tap of the kernels, is a plane of Ho * Wo pixels in
+reading order, so that a tap is a shift along the plane, and a vector of kernels, once loaded, meets
+all channels of the group, however few they are. With stride s the image falls into s * s phases, of
+every s-th row and column, a plane each; a tap stays in one of them. Where a window leaves the image
+the shift ends on another row, or on the zeros that surround each plane: there `mask` is 0, with
+which the kernels and their gradients are multiplied. (An infinity at the border thus spoils two
+rows.) Arrays are flat; plane number i of an array begins at margin + i * pitch.
 """
 
 from functools import lru_cache
-from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from scratchnet.backends.cpu.vectors import broadcast, fma, lane_sum, load, splat, store
+from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.backends.cpu.vectors import (
+    columns_to_rows,
+    fma,
+    load,
+    rows_to_columns,
+    splat,
+    store,
+)
 
 LANES = 16
 
@@ -27,130 +37,194 @@ def whole(count: int) -> int:
     return -(-count // LANES) * LANES
 
 
-def kernel_pitch(pixels: int) -> int:
-    """Numbers from one tap to the next: a whole page would put all taps in one set of the cache."""
-    return whole(pixels) + LANES
+class Planes(NamedTuple):
+    """Where planes lie: numbers of a plane, whole vectors, and zeros before each and after it."""
+
+    size: int
+    margin: int
+
+    @property
+    def pitch(self) -> int:
+        return self.size + self.margin
+
+    def numbers(self, count: int) -> int:
+        """Of an array of so many planes."""
+        return self.margin + count * self.pitch
 
 
 @lru_cache
-def walks(
-    size: int, out: int, K: int, stride: int, dilation: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Along one axis, the taps of each output, the taps that reach each pixel, and tap ranges.
+def tap_tables(
+    H: int, W: int, K: int, stride: int, dilation: int, dtype: np.dtype
+) -> tuple[Planes, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The planes, and for each tap k where the sums begin to read.
 
-    returns   forward (out, 5), backward (size, 5): how many taps, the first, the step from tap to
-              tap, the first pixel (output), the step from pixel to pixel; and (K, 2): the first
-              output whose tap lies on the image, and the one after the last
+    returns   planes; forward (K * K, 2): the first of kernel[k] and of source; backward (K * K, 2):
+              the first of kernel[k] and of dout, ordered by the phase of dsource that they add to;
+              starts (stride^2 + 1,): where in backward each phase's taps begin; mask
+              (K * K * planes.size,)
     """
-    before = dilation * (K // 2)
-    forward = np.zeros((out, 5), np.int64)
-    backward = np.zeros((size, 5), np.int64)
-    ranges = np.zeros((K, 2), np.int64)
-    for i in range(out):
-        taps = [u for u in range(K) if 0 <= i * stride + u * dilation - before < size]
-        forward[i] = len(taps), taps[0], 1, i * stride + taps[0] * dilation - before, dilation
-    step = stride // gcd(stride, dilation)
-    for r in range(size):
-        reach = ((u, r + before - u * dilation) for u in range(K))
-        taps = [(u, i // stride) for u, i in reach if i % stride == 0 and 0 <= i // stride < out]
-        if taps:
-            backward[r] = len(taps), taps[0][0], step, taps[0][1], -step * dilation // stride
-    for u in range(K):
-        outputs = [i for i in range(out) if 0 <= i * stride + u * dilation - before < size]
-        if outputs:
-            ranges[u] = outputs[0], outputs[-1] + 1
-    return forward, backward, ranges
+    Ho, Wo = -(-H // stride), -(-W // stride)
+    u, v = (index.ravel() * dilation - dilation * (K // 2) for index in np.indices((K, K)))
+    shift, phase = u // stride * Wo + v // stride, u % stride * stride + v % stride
+    planes = Planes(whole(Ho * Wo), whole(int(np.abs(shift).max()) + 1))
+    taps = planes.margin + np.arange(K * K) * planes.pitch
+    forward = np.stack([taps, planes.margin + phase * planes.pitch + shift], axis=1)
+    order = np.argsort(phase, kind="stable")
+    backward = np.stack([taps - shift, planes.margin - shift], axis=1)[order]
+    starts = np.searchsorted(phase[order], np.arange(stride * stride + 1))
+    i, j = np.indices((Ho, Wo)).reshape(2, 1, -1) * stride
+    r, s = i + u[:, None], j + v[:, None]
+    mask = np.zeros((K * K, planes.size), dtype)
+    mask[:, : Ho * Wo] = (r >= 0) & (r < H) & (s >= 0) & (s < W)
+    return planes, forward, backward, starts, mask.reshape(-1)
 
 
 @njit(cache=True)
-def _walk(table, i):
-    return table[i, 0], table[i, 1], table[i, 2], table[i, 3], table[i, 4]
+def window_sums(kernel, source, taps, source_pitch, size, channels, out, out0, out_pitch):
+    """out[c, p] = the sum over taps of kernel[taps[k, 0] + p] * source[c, taps[k, 1] + p]."""
+    for p in range(0, size, LANES):
+        for c in range(0, channels - 7, 8):
+            _eight_channels(
+                kernel, source, taps, p, c * source_pitch, source_pitch,
+                out, out0 + c * out_pitch + p, out_pitch,
+            )  # fmt: skip
+        for c in range(channels // 8 * 8, channels):
+            total = splat(out.dtype.type(0), LANES)
+            for k in range(taps.shape[0]):
+                pixel = load(source, taps[k, 1] + c * source_pitch + p, LANES)
+                total = fma(load(kernel, taps[k, 0] + p, LANES), pixel, total)
+            store(out, out0 + c * out_pitch + p, total)
 
 
 @njit(cache=True)
-def window_sums(source, width, kernel, pitch, K, rows, columns, lanes, kernel_of_source, out):
-    """out[p] = the sum over p's walk; the kernel is that of p, or of the source pixel."""
-    row_pixels = columns.shape[0]
-    for i in range(rows.shape[0]):
-        taps_u, u0, u_step, r0, r_step = _walk(rows, i)
-        for j in range(row_pixels):
-            taps_v, v0, v_step, s0, s_step = _walk(columns, j)
-            p = i * row_pixels + j
-            q = r0 * width + s0
-            k = (u0 * K + v0) * pitch + (q if kernel_of_source else p)
-            k_row = u_step * K * pitch + (r_step * width if kernel_of_source else 0)
-            k_step = v_step * pitch + (s_step if kernel_of_source else 0)
-            x_row, x_step = r_step * width * lanes, s_step * lanes
-            for c in range(0, lanes, LANES):
-                x = q * lanes + c
-                # Constants unroll the loops: a third faster for K = 3, a sixth for K = 7.
-                if taps_u == taps_v == 3:
-                    total = _taps(source, x, x_row, x_step, kernel, k, k_row, k_step, 3, 3)
-                elif taps_v == 7:
-                    total = _taps(source, x, x_row, x_step, kernel, k, k_row, k_step, taps_u, 7)
-                else:
-                    total = _taps(
-                        source, x, x_row, x_step, kernel, k, k_row, k_step, taps_u, taps_v
-                    )
-                store(out, p * lanes + c, total)
-
-
-@njit(cache=True, inline="always")
-def _taps(source, x, x_row, x_step, kernel, k, k_row, k_step, taps_u, taps_v):
-    total = splat(source.dtype.type(0), LANES)
-    for a in range(taps_u):
-        for b in range(taps_v):
-            weight = broadcast(kernel, k + a * k_row + b * k_step, LANES)
-            total = fma(weight, load(source, x + a * x_row + b * x_step, LANES), total)
-    return total
+def _eight_channels(kernel, source, taps, p, s0, step, out, o0, out_step):
+    t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = splat(out.dtype.type(0), LANES)
+    for k in range(taps.shape[0]):
+        weight, s = load(kernel, taps[k, 0] + p, LANES), taps[k, 1] + s0 + p
+        t0 = fma(weight, load(source, s, LANES), t0)
+        t1 = fma(weight, load(source, s + step, LANES), t1)
+        t2 = fma(weight, load(source, s + 2 * step, LANES), t2)
+        t3 = fma(weight, load(source, s + 3 * step, LANES), t3)
+        t4 = fma(weight, load(source, s + 4 * step, LANES), t4)
+        t5 = fma(weight, load(source, s + 5 * step, LANES), t5)
+        t6 = fma(weight, load(source, s + 6 * step, LANES), t6)
+        t7 = fma(weight, load(source, s + 7 * step, LANES), t7)
+    store(out, o0, t0)
+    store(out, o0 + out_step, t1)
+    store(out, o0 + 2 * out_step, t2)
+    store(out, o0 + 3 * out_step, t3)
+    store(out, o0 + 4 * out_step, t4)
+    store(out, o0 + 5 * out_step, t5)
+    store(out, o0 + 6 * out_step, t6)
+    store(out, o0 + 7 * out_step, t7)
 
 
 @njit(cache=True)
 def kernel_gradients(
-    dout, source, width, pitch, K, stride, dilation, rows, Wo, ranges, lanes, dkernel
+    dout, margin, pitch, source, taps, source_pitch, mask, size, channels, dkernel
 ):
-    """dkernel[tap, p], 0 where the tap lies outside the image."""
+    """dkernel[taps[k, 0] + p] = sum_c dout[c, p] * source[c, taps[k, 1] + p], times the mask."""
     zero = splat(dkernel.dtype.type(0), LANES)
-    dkernel[: K * K * pitch] = 0
-    for i in range(rows.shape[0]):
-        taps_u, u0, _, r0, _ = _walk(rows, i)
-        for a in range(taps_u):
-            r = r0 + a * dilation
-            for v in range(K):
-                shift = r * width + (v - K // 2) * dilation
-                tap = ((u0 + a) * K + v) * pitch + i * Wo
-                for j in range(ranges[v, 0], ranges[v, 1]):
-                    p, q = (i * Wo + j) * lanes, (shift + j * stride) * lanes
-                    total = zero
-                    for c in range(0, lanes, LANES):
-                        total = fma(load(dout, p + c, LANES), load(source, q + c, LANES), total)
-                    dkernel[np.uint64(tap + j)] = lane_sum(total)
+    for p in range(0, size, LANES):
+        d = margin + p
+        for c in range(0, channels - 7, 8):
+            _eight_products(
+                dout, d + c * pitch, pitch, source, taps, p, c * source_pitch, source_pitch,
+                dkernel, c > 0,
+            )  # fmt: skip
+        for k in range(taps.shape[0]):
+            first = taps[k, 0] + p
+            total = load(dkernel, first, LANES) if channels >= 8 else zero
+            for c in range(channels // 8 * 8, channels):
+                pixel = load(source, taps[k, 1] + c * source_pitch + p, LANES)
+                total = fma(load(dout, d + c * pitch, LANES), pixel, total)
+            store(dkernel, first, fma(total, load(mask, k * size + p, LANES), zero))
 
 
 @njit(cache=True)
-def take_group(image, g, size, lanes, group):
-    """Channels g * size and on of each pixel (pixels, C), side by side, the rest of lanes 0."""
-    (pixels, C), flat, zero = image.shape, image.reshape(-1), image.dtype.type(0)
-    for p in range(pixels):
-        source, target = p * C + g * size, p * lanes
-        for c in range(0, size - LANES + 1, LANES):
-            store(group, target + c, load(flat, source + c, LANES))
-        for c in range(size // LANES * LANES, lanes):
-            group[np.uint64(target + c)] = flat[np.uint64(source + c)] if c < size else zero
+def _eight_products(dout, d, pitch, source, taps, p, s0, step, dkernel, add):
+    """One vector of every tap: the eight of dout stay in registers."""
+    d0 = load(dout, d, LANES)
+    d1 = load(dout, d + pitch, LANES)
+    d2 = load(dout, d + 2 * pitch, LANES)
+    d3 = load(dout, d + 3 * pitch, LANES)
+    d4 = load(dout, d + 4 * pitch, LANES)
+    d5 = load(dout, d + 5 * pitch, LANES)
+    d6 = load(dout, d + 6 * pitch, LANES)
+    d7 = load(dout, d + 7 * pitch, LANES)
+    for k in range(taps.shape[0]):
+        first, s = taps[k, 0] + p, taps[k, 1] + s0 + p
+        total = splat(dkernel.dtype.type(0), LANES)
+        if add:
+            total = load(dkernel, first, LANES)
+        total = fma(d0, load(source, s, LANES), total)
+        total = fma(d1, load(source, s + step, LANES), total)
+        total = fma(d2, load(source, s + 2 * step, LANES), total)
+        total = fma(d3, load(source, s + 3 * step, LANES), total)
+        total = fma(d4, load(source, s + 4 * step, LANES), total)
+        total = fma(d5, load(source, s + 5 * step, LANES), total)
+        total = fma(d6, load(source, s + 6 * step, LANES), total)
+        total = fma(d7, load(source, s + 7 * step, LANES), total)
+        store(dkernel, first, total)
 
 
 @njit(cache=True)
-def put_group(group, lanes, g, size, image, add):
-    """Back into channels g * size and on of each pixel, or added to them."""
-    (pixels, C), flat, zero = image.shape, image.reshape(-1), image.dtype.type(0)
-    one = splat(image.dtype.type(1), LANES)
-    for p in range(pixels):
-        source, target = p * lanes, p * C + g * size
-        for c in range(0, size - LANES + 1, LANES):
-            channels = load(group, source + c, LANES)
-            if add:
-                channels = fma(channels, one, load(flat, target + c, LANES))
-            store(flat, target + c, channels)
-        for c in range(size // LANES * LANES, size):
-            e = np.uint64(target + c)
-            flat[e] = group[np.uint64(source + c)] + (flat[e] if add else zero)
+def mask_kernels(kernel, margin, pitch, mask, size):
+    """Each tap's plane times its mask."""
+    zero = splat(kernel.dtype.type(0), LANES)
+    for k in range(mask.size // size):
+        for p in range(0, size, LANES):
+            first = margin + k * pitch + p
+            weight = load(mask, k * size + p, LANES)
+            store(kernel, first, fma(load(kernel, first, LANES), weight, zero))
+
+
+def split_phases(x: np.ndarray, stride: int) -> np.ndarray:
+    """x (N, H, W, C)  ->  (N, stride^2, Ho * Wo, C), filled up with 0; for stride 1 x itself."""
+    N, H, W, C = x.shape
+    if stride == 1:
+        return np.ascontiguousarray(x).reshape(N, 1, H * W, C)
+    phases = zeros((N, stride, stride, -(-H // stride), -(-W // stride), C), x.dtype)
+    for a, b in np.ndindex(stride, stride):
+        phase = x[:, a::stride, b::stride]
+        phases[:, a, b, : phase.shape[1], : phase.shape[2]] = phase
+    return phases.reshape(N, stride * stride, -1, C)
+
+
+def join_phases(phases: np.ndarray, stride: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Back into an image of that shape (N, H, W, C)."""
+    N, H, W, C = shape
+    if stride == 1:
+        return phases.reshape(shape)
+    phases = phases.reshape(N, stride, stride, -(-H // stride), -(-W // stride), C)
+    x = empty(shape, phases.dtype)
+    for a, b in np.ndindex(stride, stride):
+        phase = x[:, a::stride, b::stride]
+        phase[...] = phases[:, a, b, : phase.shape[1], : phase.shape[2]]
+    return x
+
+
+@njit(cache=True)
+def take_group(pixels, first, channels, planes, start, pitch):
+    """Channels first and on of each pixel (pixels, C), each into a plane, from start on."""
+    (P, C), flat = pixels.shape, pixels.reshape(-1)
+    tiled, wide = P // LANES * LANES, channels // 8 * 8
+    for p in range(0, tiled, LANES):
+        for c in range(0, wide, 8):
+            columns_to_rows(flat, p * C + first + c, C, planes, start + c * pitch + p, pitch)
+    for p in range(0 if wide < channels else tiled, P):
+        for c in range(wide if p < tiled else 0, channels):
+            planes[np.uint64(start + c * pitch + p)] = flat[np.uint64(p * C + first + c)]
+
+
+@njit(cache=True)
+def put_group(planes, start, pitch, pixels, first, channels):
+    """Back from the planes into channels first and on of the pixels."""
+    (P, C), flat = pixels.shape, pixels.reshape(-1)
+    tiled, wide = P // LANES * LANES, channels // 8 * 8
+    for p in range(0, tiled, LANES):
+        for c in range(0, wide, 8):
+            rows_to_columns(planes, start + c * pitch + p, pitch, flat, p * C + first + c, C)
+    for p in range(0 if wide < channels else tiled, P):
+        for c in range(wide if p < tiled else 0, channels):
+            flat[np.uint64(p * C + first + c)] = planes[np.uint64(start + c * pitch + p)]
