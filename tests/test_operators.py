@@ -209,6 +209,33 @@ def test_variance_of_values_far_from_zero(operator, backend):
     np.testing.assert_allclose(y, exact[0], atol=2e-3)
 
 
+@every_backend
+@pytest.mark.parametrize("operator", ["generated_involution"])
+def test_variance_with_a_first_image_unlike_the_others(operator, backend):
+    """A pass that takes deviations from a sample's mean must not rely on the sample."""
+    rng = np.random.default_rng(0)
+    x = (1e4 + rng.standard_normal((64, 16, 16, 3))).astype(np.float32)
+    x[0] = 0
+    arguments = {
+        "x": x,
+        "reduce_weight": np.array([1, 2, -1], np.float32).reshape(1, 1, 3, 1),
+        "reduce_bias": np.ones(1, np.float32),
+        "gamma": np.ones(1, np.float32),
+        "beta": np.zeros(1, np.float32),
+        "span_weight": np.ones((1, 1, 1, 9), np.float32),
+        "span_bias": np.zeros(9, np.float32),
+    }
+    exact = reference.generated_involution_forward(
+        **{name: array.astype(np.float64) for name, array in arguments.items()},
+        K=3, stride=1, dilation=1, eps=1e-3,
+    )  # fmt: skip
+    _, mean, inv_std = get_backend(backend).generated_involution_forward(
+        **arguments, K=3, stride=1, dilation=1, eps=1e-3
+    )
+    np.testing.assert_allclose(mean, exact[1], rtol=1e-6)
+    np.testing.assert_allclose(inv_std, exact[2], rtol=1e-4)
+
+
 @every_dtype
 @every_backend
 def test_softmax_of_large_logits(backend, dtype):

@@ -68,13 +68,13 @@ def generated_involution_forward(
     if _is_narrow(x, span_weight, K, stride):
         if mean is None:
             mean, inv_std = narrow_statistics(x, *parts[:2], eps)
-        norm = np.stack([mean, inv_std, gamma, beta])
+        norm = np.array([mean, inv_std, gamma, beta])
         return narrow_involution_forward(x, norm, *parts, span_bias, K, dilation), mean, inv_std
     p = x if stride == 1 else avgpool2d_forward(x, stride, stride, "ceil")
     h = wide_hidden(p, *parts[:2])
     if mean is None:
         mean, inv_std = wide_statistics(h, p.shape[1] * p.shape[2], eps)
-    norm = np.stack([mean, inv_std, gamma, beta])
+    norm = np.array([mean, inv_std, gamma, beta])
     y = wide_involution_forward(x, p, h, norm, parts[2], span_bias, K, stride, dilation)
     return y, mean, inv_std
 
@@ -111,7 +111,7 @@ def generated_involution_backward(
     check_like("generated_involution", "dy", dy, y_shape, x.dtype)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     parts = _matrices(reduce_weight, reduce_bias, span_weight)
-    norm = np.stack([mean, inv_std, gamma, beta])
+    norm = np.array([mean, inv_std, gamma, beta])
     if _is_narrow(x, span_weight, K, stride):
         dx, *gradients = narrow_involution_backward(
             dy, x, norm, *parts, span_bias, K, dilation, need_dx

@@ -5,7 +5,8 @@
 
 The threads share the output rows forward, the images backward; the comparisons compile to selects
 over the channels, without a branch. Backward adds into the pixel that won, which overlapping
-windows of one image may share: hence one thread an image.
+windows of one image may share: hence one thread an image. The usual 2 x 2 windows of an image of
+few channels go through `narrow_maxpool2d`.
 """
 
 import numpy as np
@@ -13,6 +14,11 @@ from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, piece
 from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.narrow_maxpool2d import (
+    CHANNELS,
+    narrow_maxpool2d_backward,
+    narrow_maxpool2d_forward,
+)
 from scratchnet.checks import check_argmax, check_image, check_pool2d, check_shape
 from scratchnet.geometry import Padding
 
@@ -32,7 +38,10 @@ def maxpool2d_forward(
     y = empty((N, geometry.Ho, geometry.Wo, C), x.dtype)
     argmax = empty(y.shape, np.uint8 if size <= 15 else np.uint16)
     x = np.ascontiguousarray(x)
-    if size == stride == 2 and 2 * geometry.Ho <= H and 2 * geometry.Wo <= W and C < 16:
+    halves = size == stride == 2 and 2 * geometry.Ho <= H and 2 * geometry.Wo <= W
+    if halves and C in CHANNELS:
+        narrow_maxpool2d_forward(x, y, argmax)
+    elif halves and C < 16:
         best, taps = empty((CHUNKS, H * W * C), x.dtype), empty((CHUNKS, H * W * C), np.uint8)
         _two_by_two(x, best, taps, y, argmax)
     else:
@@ -134,15 +143,13 @@ def maxpool2d_backward(
     check_shape("maxpool2d", "dy", dy, y_shape)
     check_argmax("maxpool2d", argmax, y_shape)
     dx = empty(x_shape, dy.dtype)
-    _backward(
-        np.ascontiguousarray(dy),
-        np.ascontiguousarray(argmax),
-        size,
-        stride,
-        geometry.top,
-        geometry.left,
-        dx,
-    )
+    dy, argmax = np.ascontiguousarray(dy), np.ascontiguousarray(argmax)
+    _, H, W, C = x_shape
+    halves = size == stride == 2 and 2 * geometry.Ho <= H and 2 * geometry.Wo <= W
+    if halves and C in CHANNELS:
+        narrow_maxpool2d_backward(dy, argmax, dx)
+    else:
+        _backward(dy, argmax, size, stride, geometry.top, geometry.left, dx)
     return dx
 
 

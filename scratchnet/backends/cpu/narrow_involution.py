@@ -27,6 +27,7 @@ from numba import njit, prange
 from scratchnet.backends.cpu.loops import CHUNKS, piece
 from scratchnet.backends.cpu.memory import empty
 from scratchnet.backends.cpu.planes import (
+    beside,
     dot,
     fma_each,
     load_pixels,
@@ -50,7 +51,7 @@ from scratchnet.backends.cpu.vectors import (
 )
 
 LANES = 16  # float32 in an AVX-512 register
-TAPS = 3
+TAPS = 3  # whose sums stay in registers for an image, beside all that they are made of
 CHANNELS = (1, 2, 3, 4)  # so few that registers hold a vector for each
 
 
@@ -65,6 +66,7 @@ def narrow_statistics(
     """
     mean, inv_std = np.empty(1, x.dtype), np.empty(1, x.dtype)
     partial = np.empty((CHUNKS, 2), x.dtype)
+    # A tuple, here and below: the compiler must know C, which is its length.
     _statistics(x, tuple(reduce_weight.ravel()), reduce_bias, eps, partial, mean, inv_std)
     return mean, inv_std
 
@@ -176,18 +178,21 @@ def narrow_involution_backward(
     dx = empty(x.shape if need_dx else (0, H, W, C), x.dtype)
     dz = empty((N, H, _whole_vectors(W)), x.dtype)
     work = empty((CHUNKS, 2 * C + 2, size), x.dtype)
-    partial = empty((CHUNKS, 2 * offsets.size + 2 + C + 1, LANES), x.dtype)
-    sums = np.empty(partial.shape[1], x.dtype)
+    taps = offsets.size
+    hidden_sums = empty((CHUNKS, 2 * taps + 2, LANES), x.dtype)
+    input_sums = empty((CHUNKS, C + 1, LANES), x.dtype)
+    of_hidden, of_input = np.empty(2 * taps + 2, x.dtype), np.empty(C + 1, x.dtype)
     _backward(
         dy, x, tuple(reduce_weight.ravel()), reduce_bias, norm.reshape(-1),
-        span_weight.reshape(-1), span_bias, offsets, pitch, start, work, dz, dx, partial, sums,
+        span_weight.reshape(-1), span_bias, offsets, pitch, start, work, dz, dx,
+        hidden_sums, input_sums, of_hidden, of_input,
     )  # fmt: skip
-    dspan_weight, dspan_bias = sums[: 2 * offsets.size].reshape(2, -1)[:, : K * K]
-    dgamma, dbeta = sums[-C - 3 : -C - 2], sums[-C - 2 : -C - 1]
+    dspan_weight, dspan_bias = of_hidden[: K * K], of_hidden[taps : taps + K * K]
+    dgamma, dbeta = of_hidden[-2:-1], of_hidden[-1:]
     return (
         dx if need_dx else None,
-        sums[-C - 1 : -1, None],
-        sums[-1:],
+        of_input[:C, None],
+        of_input[C:],
         dgamma,
         dbeta,
         dspan_weight[None],
@@ -197,52 +202,50 @@ def narrow_involution_backward(
 
 @njit(cache=True)
 def _backward(
-    dy, x, reduce_weight, reduce_bias, norm, span_weight, span_bias,
-    offsets, pitch, start, work, dz, dx, partial, sums,
+    dy, x, reduce_weight, reduce_bias, norm, span_weight, span_bias, offsets, pitch, start,
+    work, dz, dx, hidden_sums, input_sums, of_hidden, of_input,
 ):  # fmt: skip
-    """Sums in partial and sums: dspan_weight, dspan_bias, dgamma, dbeta, dreduce_weight and _bias.
-
-    Those per chunk are kept lane by lane.
+    """of_hidden: dspan_weight, dspan_bias, dgamma, dbeta, of_input: dreduce_weight, dreduce_bias,
+    one after the other; the taps with those that fill up.
     """
+    N, H, W, _ = x.shape
     span = np.zeros(2 * offsets.size, x.dtype)
     span[: span_weight.size] = span_weight
     span[offsets.size : offsets.size + span_bias.size] = span_bias
-    split = span.size + 2
     _to_hidden(
         dy, x, reduce_weight, reduce_bias, norm, span,
-        offsets, pitch, start, work, dz, dx, partial[:, :split],
+        offsets, pitch, start, work, dz, dx, hidden_sums,
     )  # fmt: skip
-    _add_up(partial[:, :split], sums[:split])
-    N, H, W, _ = x.shape
-    per_pixel = sums[span.size : split] / x.dtype.type(N * H * W)
-    _to_input(dz, x, reduce_weight, reduce_bias, norm, per_pixel, dx, partial[:, split:])
-    _add_up(partial[:, split:], sums[split:])
+    _add_up(hidden_sums, of_hidden)
+    per_pixel = of_hidden[span.size :] / x.dtype.type(N * H * W)
+    _to_input(dz, x, reduce_weight, reduce_bias, norm, per_pixel, dx, input_sums)
+    _add_up(input_sums, of_input)
 
 
 @njit(cache=True)
-def _add_up(partial, sums):
-    """Over chunks and lanes, in order."""
-    one = splat(partial.dtype.type(1), LANES)
-    for row in range(sums.size):
-        total = splat(partial.dtype.type(0), LANES)
+def _add_up(sums, totals):
+    """Sums (CHUNKS, R, LANES) over chunks and lanes, in order: (R,)."""
+    one = splat(sums.dtype.type(1), LANES)
+    for row in range(totals.size):
+        total = splat(sums.dtype.type(0), LANES)
         for chunk in range(CHUNKS):
-            total = fma(load(partial[chunk], row * LANES, LANES), one, total)
-        sums[row] = lane_sum(total)
+            total = fma(load(sums[chunk, row], 0, LANES), one, total)
+        totals[row] = lane_sum(total)
 
 
 @njit(parallel=True, cache=True)
 def _to_hidden(
     dy, x, reduce_weight, reduce_bias, norm, span,
-    offsets, pitch, start, work, dz, dx, partial,
+    offsets, pitch, start, work, dz, dx, sums,
 ):  # fmt: skip
     """From dy along the kernels to dz, the gradient before the ReLU, along the windows to dx."""
     N, H, W, C = x.shape
     for chunk in prange(CHUNKS):
         lo, hi = piece(N, chunk)
         work[chunk] = 0
-        partial[chunk] = 0
+        sums[chunk] = 0
         xs, dys, t, dt = work[chunk, :C], work[chunk, C : 2 * C], work[chunk, -2], work[chunk, -1]
-        dspan, dnorm = partial[chunk, : span.size], partial[chunk, span.size :]
+        dspan, dnorm = sums[chunk, : span.size], sums[chunk, span.size :]
         weights = splat_each(reduce_weight, LANES)
         for n in range(lo, hi):
             _lay_out(x, n, pitch, start, weights, xs)
@@ -271,36 +274,25 @@ def _hidden(x, weights, reduce_bias, norm, H, W, pitch, start, t):
 
 @njit(cache=True)
 def _kernel_gradients(xs, dys, t, like, span, offsets, k, H, W, pitch, start, dt, dspan):
-    """TAPS taps' share of dt and of dspan, whose sums stay in registers for an image."""
+    """What the TAPS taps from k on add to dt and, lane by lane, to dspan."""
+    taps, first, second, third = offsets.size, offsets[k], offsets[k + 1], offsets[k + 2]
     zero, one = splat(xs.dtype.type(0), LANES), splat(xs.dtype.type(1), LANES)
-    at0, at1, at2 = offsets[k], offsets[k + 1], offsets[k + 2]
-    weight0, weight1 = broadcast(span, k, LANES), broadcast(span, k + 1, LANES)
-    weight2 = broadcast(span, k + 2, LANES)
-    first = k * LANES
-    second, third = first + LANES, first + 2 * LANES
-    biases = offsets.size * LANES
-    dweight0, dbias0 = load(dspan, first, LANES), load(dspan, biases + first, LANES)
-    dweight1, dbias1 = load(dspan, second, LANES), load(dspan, biases + second, LANES)
-    dweight2, dbias2 = load(dspan, third, LANES), load(dspan, biases + third, LANES)
+    weight = splat_each((span[k], span[k + 1], span[k + 2]), LANES)
+    dweight = load_planes(dspan[k : k + TAPS], 0, weight)
+    dbias = load_planes(dspan[taps + k : taps + k + TAPS], 0, weight)
     for i in range(H):
         for e in range(start + i * pitch, start + i * pitch + W, LANES):
-            dy_e, t_e = load_planes(dys, e, like), load(t, e, LANES)
-            dkernel0 = dot(dy_e, load_planes(xs, e + at0, like), zero)
-            dkernel1 = dot(dy_e, load_planes(xs, e + at1, like), zero)
-            dkernel2 = dot(dy_e, load_planes(xs, e + at2, like), zero)
-            dweight0 = fma(t_e, dkernel0, dweight0)
-            dweight1 = fma(t_e, dkernel1, dweight1)
-            dweight2 = fma(t_e, dkernel2, dweight2)
-            dbias0 = fma(one, dkernel0, dbias0)
-            dbias1 = fma(one, dkernel1, dbias1)
-            dbias2 = fma(one, dkernel2, dbias2)
-            dt_e = fma(weight0, dkernel0, load(dt, e, LANES))
-            store(dt, e, fma(weight2, dkernel2, fma(weight1, dkernel1, dt_e)))
-    for at, dweight, dbias in (
-        (first, dweight0, dbias0), (second, dweight1, dbias1), (third, dweight2, dbias2)
-    ):  # fmt: skip
-        store(dspan, at, dweight)
-        store(dspan, biases + at, dbias)
+            dy_e = load_planes(dys, e, like)
+            dkernel = beside(
+                dot(dy_e, load_planes(xs, e + first, like), zero),
+                dot(dy_e, load_planes(xs, e + second, like), zero),
+                dot(dy_e, load_planes(xs, e + third, like), zero),
+            )
+            dweight = fma_each(load(t, e, LANES), dkernel, dweight)
+            dbias = fma_each(one, dkernel, dbias)
+            store(dt, e, dot(dkernel, weight, load(dt, e, LANES)))
+    store_planes(dspan[k : k + TAPS], 0, dweight)
+    store_planes(dspan[taps + k : taps + k + TAPS], 0, dbias)
 
 
 @njit(cache=True)
@@ -340,7 +332,7 @@ def _spread(dys, t, like, span, offsets, n, pitch, start, dx):
 
 
 @njit(parallel=True, cache=True)
-def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, partial):
+def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, sums):
     """From dz through the norm to dh = gamma * inv_std * (dz - dbeta / M - xhat * dgamma / M), and
     from there to the gradients of `reduce` and to dx.
     """
@@ -368,8 +360,8 @@ def _to_input(dz, x, reduce_weight, reduce_bias, norm, dnorm, dx, partial):
                 if dx.size:
                     dx_e = load_pixels(dx, pixel, W - j, weights)
                     store_pixels(dx, pixel, W - j, fma_each(dh, weights, dx_e))
-        store_planes(partial[chunk], 0, dweight)
-        store(partial[chunk, C], 0, dbias)
+        store_planes(sums[chunk], 0, dweight)
+        store(sums[chunk, C], 0, dbias)
 
 
 @njit(cache=True)

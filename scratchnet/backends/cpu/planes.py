@@ -165,6 +165,64 @@ def fma_each(typing_context, a, b, c):
     return c(a, b, c), generate
 
 
+@intrinsic
+def beside(typing_context, *parts):
+    """Vectors or planes of one kind as planes, in this order."""
+    vector = getattr(parts[0], "vector", parts[0])
+    planes = Planes(vector, sum(getattr(part, "C", 1) for part in parts))
+
+    def generate(context, builder, signature, arguments):
+        vectors = []
+        for part, value in zip(parts, cgutils.unpack_tuple(builder, arguments[0]), strict=True):
+            vectors += [value] if isinstance(part, Vector) else _unpacked(builder, value)
+        return _packed(builder, vectors)
+
+    return planes(types.StarArgTuple(parts)), generate
+
+
+@intrinsic(prefer_literal=True)
+def half(typing_context, planes, which):
+    """The first (0) or the second (1) half of the planes; which is a constant."""
+    part = Planes(planes.vector, planes.C // 2)
+    first = which.literal_value * part.C
+
+    def generate(context, builder, signature, arguments):
+        return _packed(builder, _unpacked(builder, arguments[0])[first : first + part.C])
+
+    return part(planes, which), generate
+
+
+@intrinsic
+def where_wins(typing_context, x, best, a, b):
+    """a where x is larger than best, or NaN; else b."""
+
+    def generate(context, builder, signature, arguments):
+        planes = []
+        each = zip(*(_unpacked(builder, value) for value in arguments), strict=True)
+        for x_c, best_c, a_c, b_c in each:
+            larger = builder.fcmp_ordered(">", x_c, best_c)
+            nan = builder.fcmp_unordered("uno", x_c, x_c)
+            planes.append(builder.select(builder.or_(larger, nan), a_c, b_c))
+        return _packed(builder, planes)
+
+    return b(x, best, a, b), generate
+
+
+@intrinsic
+def where_equal(typing_context, a, b, values):
+    """The values where a equals b, else 0."""
+
+    def generate(context, builder, signature, arguments):
+        planes = []
+        each = zip(*(_unpacked(builder, value) for value in arguments), strict=True)
+        for a_c, b_c, value in each:
+            equal = builder.fcmp_ordered("==", a_c, b_c)
+            planes.append(builder.select(equal, value, ir.Constant(value.type, None)))
+        return _packed(builder, planes)
+
+    return values(a, b, values), generate
+
+
 def _packed(builder, vectors):
     planes = ir.Constant(ir.ArrayType(vectors[0].type, len(vectors)), ir.Undefined)
     for c, vector in enumerate(vectors):
