@@ -42,7 +42,12 @@ SCHEDULES = {
     "fashion-mnist": Schedule(10, 128),
     "cifar10": Schedule(10, 256),
 }
-COMPACT_SCHEDULE = Schedule(30, 128, 3e-3)
+COMPACT_SCHEDULES = {
+    "glyphs": Schedule(20, 128, 3e-3),
+    "mnist": Schedule(30, 128, 3e-3),
+    "fashion-mnist": Schedule(20, 128, 3e-3),
+    "cifar10": Schedule(30, 128, 3e-3),
+}
 
 # What pixels of 0 to 255 become before a network sees them: (pixel * scale - mean) / std.
 PIXELS = {
@@ -115,7 +120,7 @@ def usual_experiment(
 ) -> Experiment:
     """The network trained in its usual way, but for what is given."""
     compact = network == "compact-involution"
-    schedule = COMPACT_SCHEDULE if compact else SCHEDULES[dataset]
+    schedule = (COMPACT_SCHEDULES if compact else SCHEDULES)[dataset]
     experiment = Experiment(
         dataset=dataset,
         network=network,

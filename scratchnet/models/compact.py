@@ -32,7 +32,7 @@ class Plan:
 PLANS = {
     "mnist": Plan((16, 32), ((2, 16, 32), (3, 32, 64))),
     "fashion-mnist": Plan((32, 64), ((2, 32, 64), (4, 64, 128))),
-    "cifar10": Plan((32, 64), ((3, 32, 64), (5, 64, 128), (2, 96, 192))),
+    "cifar10": Plan((32, 64), ((4, 32, 64), (6, 64, 128), (3, 96, 192))),
 }
 PLANS["glyphs"] = PLANS["mnist"]
 KERNEL_SIZE = 3
