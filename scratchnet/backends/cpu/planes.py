@@ -50,6 +50,8 @@ def splat_each(typing_context, numbers, lanes):
 
 @intrinsic
 def zeros_like(typing_context, planes):
+    """0 in as many planes."""
+
     def generate(context, builder, signature, arguments):
         return ir.Constant(arguments[0].type, None)
 
