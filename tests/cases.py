@@ -698,6 +698,7 @@ CASES: dict[str, Case] = {
             _generated_involution(2, 7, 5, 3, 2, 2, stride=2),
             _generated_involution(2, 6, 7, 5, 1, 2, stride=3, dilation=2),
             _generated_involution(4, 2, 3, 3, 3, 2, stride=4),
+            _generated_involution(2, 11, 9, 3, 2, 9, stride=2, hidden=9),
         ),
         large=_generated_involution(5, 17, 14, 3, 2, 8, hidden=6),
         hands=(

@@ -13,27 +13,36 @@ from scratchnet.backends.cpu.vectors import broadcast, fma, load, splat, store
 
 STEP = 16  # columns of c come in multiples of this
 WIDE = 32  # and are taken by so many where there are enough
+ONE_WIDE = 64  # in the rows that no eight share: more sums, as one sum waits for itself
 
 
 @njit(cache=True)
 def multiply(a, a0, a_row, a_step, b, b0, b_row, c, c0, c_row, rows, inner, columns, add):
     """a (rows, inner) @ b (inner, columns), set to c or added to it."""
+    eights = rows // 8 * 8
     j = 0
     while j + WIDE <= columns:
-        _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, rows, inner, add, WIDE)
+        _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, eights, inner, add, WIDE)
         j += WIDE
     if j < columns:
-        _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, rows, inner, add, STEP)
+        _panel(a, a0, a_row, a_step, b, b0 + j, b_row, c, c0 + j, c_row, eights, inner, add, STEP)
+    for i in range(eights, rows):
+        ai, ci = a0 + i * a_row, c0 + i * c_row
+        j = 0
+        while j + ONE_WIDE <= columns:
+            _one_row(a, ai, a_step, b, b0 + j, b_row, c, ci + j, inner, add, ONE_WIDE)
+            j += ONE_WIDE
+        while j < columns:
+            _one_row(a, ai, a_step, b, b0 + j, b_row, c, ci + j, inner, add, STEP)
+            j += STEP
 
 
 @njit(cache=True)
 def _panel(a, a0, a_row, a_step, b, b0, b_row, c, c0, c_row, rows, inner, add, lanes):
     lanes = literally(lanes)
-    for i in range(0, rows - 7, 8):
+    for i in range(0, rows, 8):
         ai, ci = a0 + i * a_row, c0 + i * c_row
         _eight_rows(a, ai, a_row, a_step, b, b0, b_row, c, ci, c_row, inner, add, lanes)
-    for i in range(rows // 8 * 8, rows):
-        _one_row(a, a0 + i * a_row, a_step, b, b0, b_row, c, c0 + i * c_row, inner, add, lanes)
 
 
 @njit(cache=True)

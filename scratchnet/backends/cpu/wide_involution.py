@@ -5,10 +5,10 @@ pixel and hidden channel by hidden channel, the kernels of group g are the produ
 
     kernel[k, p] = sum_o span_weight[o, g*K*K + k] * t[o, p] + span_bias[g*K*K + k]
 
-which is made for one image and one group at a time, and used while it is in the second cache: the
-kernels of a batch, K * K / 16 times as large as the image, are never in memory, and backward makes
-them again. Everything lies channel by channel (o, p), so that products and window sums alike run
-over pixels as vectors, with rows of `pitch` numbers, 0 beyond the last pixel. The threads share
+which is made for one image and a few groups at a time, and used while it is in the second cache:
+the kernels of a batch, K * K / 16 times as large as the image, are never in memory, and backward
+makes them again. Everything lies channel by channel (o, p), so that products and window sums alike
+run over pixels as vectors, with rows of `pitch` numbers, 0 beyond the last pixel. The threads share
 the images; statistics are kept for each image, and gradients of the parameters for each of CHUNKS
 chunks of images, and added in order.
 """
@@ -22,6 +22,7 @@ from scratchnet.backends.cpu.products import multiply
 from scratchnet.backends.cpu.vectors import fma, lane_sum, load, splat
 from scratchnet.backends.cpu.window_sums import (
     LANES,
+    Planes,
     join_phases,
     kernel_gradients,
     mask_kernels,
@@ -32,6 +33,8 @@ from scratchnet.backends.cpu.window_sums import (
     whole,
     window_sums,
 )
+
+KERNELS = 1 << 16  # numbers of kernels at a time; they and their gradients fit the second cache
 
 
 def wide_hidden(p: np.ndarray, reduce_weight: np.ndarray, reduce_bias: np.ndarray) -> np.ndarray:
@@ -121,11 +124,12 @@ def wide_involution_forward(
     O, pitch = h.shape[1:]
     planes, taps, _, _, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
     threads, channels = get_num_threads(), C * K * K // span_bias.size
+    groups = _groups_at_a_time(planes, K, C // channels)
     y = empty((N, Ho, Wo, C), x.dtype)
     _forward(
         split_phases(x, stride), h, norm, span_weight.reshape(-1), span_bias,
-        planes, planes.pitch, taps, mask, empty((threads, O * pitch), x.dtype),
-        zeros((threads, planes.numbers(K * K)), x.dtype),
+        planes, planes.pitch, taps, mask, groups, empty((threads, O * pitch), x.dtype),
+        zeros((threads, planes.numbers(groups * K * K)), x.dtype),
         zeros((threads, planes.numbers(channels * stride**2)), x.dtype),
         empty((threads, planes.numbers(channels)), x.dtype), y.reshape(N, Ho * Wo, C),
     )  # fmt: skip
@@ -134,12 +138,13 @@ def wide_involution_forward(
 
 @njit(parallel=True, cache=True)
 def _forward(
-    x, h, norm, span_weight, span_bias, planes, pitch, taps, mask, hidden_work, kernel_work,
-    x_work, y_work, y,
+    x, h, norm, span_weight, span_bias, planes, pitch, taps, mask, groups, hidden_work,
+    kernel_work, x_work, y_work, y,
 ):  # fmt: skip
     N, phases, _, C = x.shape
     size, margin = planes
-    G = span_bias.size // taps.shape[0]
+    K2 = taps.shape[0]
+    G = span_bias.size // K2
     channels = C // G
     for n in prange(N):
         thread = get_thread_id()
@@ -147,11 +152,16 @@ def _forward(
         xs, ys = x_work[thread], y_work[thread]
         _hidden(h[n], norm, y.shape[1], t)
         for g in range(G):
-            _generate(span_weight, span_bias, g, t, h.shape[1:], planes, pitch, mask, kernel)
+            if g % groups == 0:
+                some = slice(g * K2, min(g + groups, G) * K2)
+                _generate(span_weight, span_bias, some, t, h.shape[1:], planes, pitch, mask, kernel)
             for phase in range(phases):
                 start = margin + phase * pitch
                 take_group(x[n, phase], g * channels, channels, xs, start, phases * pitch)
-            window_sums(kernel, xs, taps, phases * pitch, size, channels, ys, margin, pitch)
+            window_sums(
+                kernel[g % groups * K2 * pitch :], xs, taps, phases * pitch, size, channels,
+                ys, margin, pitch,
+            )  # fmt: skip
             put_group(ys, margin, pitch, y[n], g * channels, channels)
 
 
@@ -169,17 +179,23 @@ def _hidden(h, norm, pixels, t):
         target[pixels:] = 0
 
 
+def _groups_at_a_time(planes: Planes, K: int, G: int) -> int:
+    return min(G, max(1, KERNELS // planes.numbers(K * K)))
+
+
 @njit(cache=True)
-def _generate(span_weight, span_bias, g, t, t_shape, planes, pitch, mask, kernel):
-    """The kernels of group g, tap by tap: its columns of span_weight, transposed, times t."""
+def _generate(span_weight, span_bias, some, t, t_shape, planes, pitch, mask, kernel):
+    """The kernels of some groups, tap by tap: their columns of span_weight, transposed, times t."""
     (O, t_pitch), (size, margin) = t_shape, planes
-    taps, row = mask.size // size, span_bias.size
-    for k in range(taps):
-        kernel[margin + k * pitch : margin + k * pitch + size] = span_bias[g * taps + k]
+    rows = some.stop - some.start
+    for k in range(rows):
+        kernel[margin + k * pitch : margin + k * pitch + size] = span_bias[some.start + k]
     multiply(
-        span_weight, g * taps, 1, row, t, 0, t_pitch, kernel, margin, pitch, taps, O, size, True
-    )
-    mask_kernels(kernel, margin, pitch, mask, size)
+        span_weight, some.start, 1, span_bias.size, t, 0, t_pitch,
+        kernel, margin, pitch, rows, O, size, True,
+    )  # fmt: skip
+    for first in range(0, rows, mask.size // size):
+        mask_kernels(kernel, margin + first * pitch, pitch, mask, size)
 
 
 def wide_involution_backward(
@@ -206,6 +222,7 @@ def wide_involution_backward(
     planes, taps, back_taps, starts, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
     hidden, channels, threads = whole(O), C * K * K // span_bias.size, get_num_threads()
     row_work = empty((threads, Ho * Wo * max(hidden, whole(C))), x.dtype)
+    groups = _groups_at_a_time(planes, K, C // channels)
     phases = split_phases(x, stride)
     dphases = empty(phases.shape if need_dx else (N, phases.shape[1], 0, C), x.dtype)
     dz = empty(h.shape, x.dtype)
@@ -214,10 +231,10 @@ def wide_involution_backward(
     dnorm = empty((N, 2, O), x.dtype)
     _to_hidden(
         dy.reshape(N, Ho * Wo, C), phases, h, norm, span_weight.reshape(-1), span_bias,
-        planes, planes.pitch, taps, back_taps, starts, mask,
+        planes, planes.pitch, taps, back_taps, starts, mask, groups,
         zeros((threads, 2, planes.numbers(channels * stride**2)), x.dtype),
         zeros((threads, planes.numbers(channels)), x.dtype),
-        zeros((threads, 2, planes.numbers(K * K)), x.dtype),
+        zeros((threads, 2, planes.numbers(groups * K * K)), x.dtype),
         empty((threads, 2, O * pitch), x.dtype), row_work,
         dphases, dz, dspan_weight, dspan_bias, dnorm,
     )  # fmt: skip
@@ -247,7 +264,8 @@ def wide_involution_backward(
 @njit(parallel=True, cache=True)
 def _to_hidden(
     dy, x, h, norm, span_weight, span_bias, planes, pitch, taps, back_taps, starts, mask,
-    x_work, y_work, kernel_work, hidden_work, row_work, dx, dz, dspan_weight, dspan_bias, dnorm,
+    groups, x_work, y_work, kernel_work, hidden_work, row_work,
+    dx, dz, dspan_weight, dspan_bias, dnorm,
 ):  # fmt: skip
     """From dy along the kernels to dz, the gradient before the ReLU, along the windows to dx."""
     N, phases, _, C = x.shape
@@ -269,31 +287,51 @@ def _to_hidden(
             _transpose_back(t, t_pitch, O, pixels, columns, t_rows)
             dt[:] = 0
             for g in range(G):
+                some = slice(g // groups * groups * K2, min(g // groups * groups + groups, G) * K2)
+                if g % groups == 0 and dx.size:
+                    _generate(
+                        span_weight, span_bias, some, t, h.shape[1:], planes, pitch, mask, kernel
+                    )
+                own = g % groups * K2 * pitch
                 for phase in range(phases):
                     start = margin + phase * pitch
                     take_group(x[n, phase], g * channels, channels, xs, start, step)
                 take_group(dy[n], g * channels, channels, dys, margin, pitch)
                 if dx.size:
-                    _generate(
-                        span_weight, span_bias, g, t, h.shape[1:], planes, pitch, mask, kernel
-                    )
                     for phase in range(phases):
-                        start = margin + phase * pitch
-                        some_taps = back_taps[starts[phase] : starts[phase + 1]]
-                        window_sums(kernel, dys, some_taps, pitch, size, channels, dxs, start, step)
+                        start, few = margin + phase * pitch, slice(starts[phase], starts[phase + 1])
+                        window_sums(
+                            kernel[own:], dys, back_taps[few], pitch, size, channels,
+                            dxs, start, step,
+                        )  # fmt: skip
                         put_group(dxs, start, step, dx[n, phase], g * channels, channels)
-                kernel_gradients(dys, margin, pitch, xs, taps, step, mask, size, channels, dkernel)
-                first = g * K2
-                multiply(
-                    span_weight, first, span_bias.size, 1, dkernel, margin, pitch,
-                    dt, 0, t_pitch, O, K2, size, True,
-                )  # fmt: skip
-                multiply(
-                    dkernel, margin, pitch, 1, t_rows, 0, columns,
-                    dweight, first * columns, columns, K2, pixels, columns, True,
-                )  # fmt: skip
-                _row_sums(dkernel, margin, pitch, size, dspan_bias[n, first : first + K2])
+                kernel_gradients(
+                    dys, margin, pitch, xs, taps, step, mask, size, channels, dkernel[own:]
+                )
+                if (g + 1) * K2 == some.stop:
+                    _span_gradients(
+                        dkernel, planes, pitch, some, span_weight, t_rows, pixels, columns, t_pitch,
+                        dt, dweight, dspan_bias[n],
+                    )  # fmt: skip
             _norm_gradients(dt, t, h[n], norm, pixels, dz[n], dnorm[n])
+
+
+@njit(cache=True)
+def _span_gradients(
+    dkernel, planes, pitch, some, span_weight, t_rows, pixels, columns, t_pitch, dt, dweight, dbias
+):  # fmt: skip
+    """From the kernels of some groups to t, and to the columns of span that made them."""
+    size, margin = planes
+    rows = some.stop - some.start
+    multiply(
+        span_weight, some.start, dbias.size, 1, dkernel, margin, pitch,
+        dt, 0, t_pitch, dt.size // t_pitch, rows, size, True,
+    )  # fmt: skip
+    multiply(
+        dkernel, margin, pitch, 1, t_rows, 0, columns,
+        dweight, some.start * columns, columns, rows, pixels, columns, True,
+    )  # fmt: skip
+    _row_sums(dkernel, margin, pitch, size, dbias[some])
 
 
 @njit(cache=True)
@@ -373,8 +411,12 @@ def _put_rows(rows, columns, image, add):
     pixels, C = image.shape
     for p in range(pixels):
         source, target = rows[p * columns :], image[p]
-        for c in range(C):
-            target[c] = source[c] + target[c] if add else source[c]
+        if add:
+            for c in range(C):
+                target[c] += source[c]
+        else:
+            for c in range(C):
+                target[c] = source[c]
 
 
 @njit(cache=True)
