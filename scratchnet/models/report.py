@@ -51,7 +51,7 @@ def report_network(
         features = convolution_features(dataset, channels, rng)
     else:
         layer = Involution2D if operator == "involution" else WindowAttention2D
-        features = _window_features(dataset, layer, rng)
+        features = window_features(dataset, layer, rng)
     return with_head(dataset, features, rng)
 
 
@@ -85,7 +85,7 @@ def convolution_features(
     ]  # fmt: skip
 
 
-def _window_features(
+def window_features(
     dataset: str, layer: type[Involution2D] | type[WindowAttention2D], rng: np.random.Generator
 ) -> list[Layer]:
     """The layers before the head, of an operator that keeps the number of channels."""

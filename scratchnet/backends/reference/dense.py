@@ -1,6 +1,6 @@
 """Dense layer: y = x @ weight + bias, over the last axis.
 
-Source: Goodfellow et al. 2016, section 6.5; the matrix gradients are their equation 6.50 ff.
+Source: Goodfellow et al. 2016, "Deep learning", section 6.5.
 """
 
 import numpy as np
