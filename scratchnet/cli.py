@@ -25,8 +25,14 @@ from scratchnet.experiment import (
 )
 from scratchnet.machine import gpu_name, machine, set_threads, versions
 from scratchnet.progress import clock
-from scratchnet.study import DATASETS, quick_share, run_study, study_devices, study_rows
-from scratchnet.study_report import write_study_report
+from scratchnet.study import (
+    DATASETS,
+    quick_share,
+    run_study,
+    study_devices,
+    study_rows,
+    write_study_report,
+)
 from scratchnet.training import TrainingDiverged, evaluate
 
 EXAMPLES = """\

@@ -10,13 +10,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scratchnet import comparison, study
+from scratchnet import comparison
 from scratchnet.data import Dataset, Split
 from scratchnet.experiment import PIXELS
 from scratchnet.losses import SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from scratchnet.models import INPUT_SHAPES, NETWORKS, OPERATORS, compact_involution
-from scratchnet.study import DATASETS, MATCHED, quick_share, run_study, study_rows
-from scratchnet.study_report import Study, gap, kernel_sums, mean_history, write_study_report
+from scratchnet.study import (
+    DATASETS,
+    Row,
+    quick_share,
+    run_study,
+    runs,
+    study_rows,
+    write_study_report,
+)
+from scratchnet.study.figures import kernel_sums
+from scratchnet.study.results import Study, gap, mean_history
+from scratchnet.study.runs import MATCHED
 
 
 def tiny(name: str) -> Dataset:
@@ -28,7 +38,7 @@ def tiny(name: str) -> Dataset:
     return Dataset(*splits, classes=tuple("abcdefghij"), name=name)
 
 
-def rows(seeds: int = 1) -> list[study.Row]:
+def rows(seeds: int = 1) -> list[Row]:
     return study_rows(seeds, raw_pixels=True, quick=True, devices=["cpu"])
 
 
@@ -41,8 +51,8 @@ def done(tmp_path_factory):
     """A whole quick study with two seeds, its layers timed for an instant."""
     folder = tmp_path_factory.mktemp("runs") / "report"
     whole = pytest.MonkeyPatch()
-    times = study.time_layers
-    whole.setattr(study, "time_layers", lambda backends: times(backends, seconds=0.0))
+    times = runs.time_layers
+    whole.setattr(runs, "time_layers", lambda backends: times(backends, seconds=0.0))
     settings = {"quick": True, "jpeg": True, "command": "python -m scratchnet report --quick"}
     results = run_study(rows(2), folder, tiny, settings=settings)
     whole.undo()

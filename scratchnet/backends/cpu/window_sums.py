@@ -9,8 +9,8 @@ reading order, so that a tap is a shift along the plane, and a vector of kernels
 all channels of the group, however few they are. With stride s the image falls into s * s phases, of
 every s-th row and column, a plane each; a tap stays in one of them. Where a window leaves the image
 the shift ends on another row, or on the zeros that surround each plane: there `mask` is 0, with
-which the kernels and their gradients are multiplied. (An infinity at the border thus spoils two
-rows.) Arrays are flat; plane number i of an array begins at margin + i * pitch.
+which the kernels and their gradients are multiplied. (An infinity or NaN at the border thus spoils
+two rows.) Arrays are flat; plane number i of an array begins at margin + i * pitch.
 """
 
 from functools import lru_cache

@@ -4,7 +4,7 @@ A row is a network trained in one way, by its name ("mnist/involution"), once fo
 run has a folder of its own under the study's, `DATASET/ROW/BACKEND-SEED`, with its checkpoints and
 `outcome.json`; a run that is there is taken as it is, one that was stopped goes on. From the
 outcomes `results.json` is made, with the times of every layer, and from that alone the report
-(`study_report`).
+(`report.py`).
 """
 
 import json

@@ -1,0 +1,232 @@
+"""The study's report: Markdown and figures, every number of it from `results.json`.
+
+Sections that lack their runs are left out; nothing is filled in.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scratchnet.data import Dataset
+from scratchnet.history import write_text
+from scratchnet.models import OPERATORS
+from scratchnet.progress import clock
+from scratchnet.study.results import ROW_TITLES, THEIRS, Study, number, table
+from scratchnet.study.runs import COMPACT, DATASETS, Row
+from scratchnet.study.sizes import better_at_equal_size, claims, equal_sizes
+from scratchnet.study.speed import speed, speed_answers
+
+RAW = "Their run fed raw pixels of 0 to 255, ours pixels of 0 to 1; see below for both."
+
+REASONS = {
+    "mnist/involution": "Their network applied the softmax twice; see below what that changes.",
+    "cifar10/convolution": RAW,
+    "cifar10/involution": RAW,
+}
+
+DEVICES = ("cpu", "cuda")
+
+
+def write_study_report(
+    rows: Sequence[Row], results: dict, folder: str | Path, data: dict[str, Dataset]
+) -> Path:
+    """Write `report.md` and its figures into the study's folder. Returns the report's path.
+
+    data   the data sets that are at hand, for pictures of what the networks see
+    """
+    folder = Path(folder)
+    study = Study(results)
+    with clock("drawing the figures"):
+        from scratchnet.study.figures import draw  # matplotlib takes long to import
+
+        figures = draw(study, rows, folder, data)
+    sections = [
+        _heading(study),
+        _answer(study),
+        _table_1(study),
+        _differences(study),
+        _figures(figures, "networks", "Figures {}: the networks, layer by layer, to one scale"),
+        _figures(figures, "curves", "Figures {}: accuracy and loss against epochs"),
+        speed(study, figures),
+        equal_sizes(study, figures),
+        claims(study),
+        _learned(study, figures),
+        _settings(study),
+    ]
+    text = "\n\n".join("\n".join(lines) for lines in sections if lines)
+    return write_text(folder / "report.md", text + "\n")
+
+
+def _heading(study: Study) -> list[str]:
+    lines = [
+        "# Convolution and involution, written by the same hand",
+        "",
+        "A student report swapped convolution for involution in small networks, measured accuracy, "
+        "parameters and training time, and left a question open: its convolution was an optimised "
+        "library kernel and its involution was not. Here its study is run again, with both "
+        "operators at the same level of optimisation.",
+    ]
+    if study.results["settings"].get("quick"):
+        lines += ["", "**A quick run: a tenth of the images, two epochs. Not to be quoted.**"]
+    if study.results["interrupted"]:
+        lines += ["", "**Stopped before the end**: rows that were not finished are missing."]
+    if study.results["settings"].get("jpeg"):
+        lines += [
+            "",
+            "CIFAR-10 (JPEG) stands for JPEG copies (quality about 75) of the images of CIFAR-10: "
+            "its accuracies are not those of CIFAR-10.",
+        ]
+    return lines
+
+
+def _answer(study: Study) -> list[str]:
+    told = [*speed_answers(study), *better_at_equal_size(study)]
+    return ["## The answer", "", *told] if told else []
+
+
+def _table_1(study: Study) -> list[str]:
+    gpu = any("cuda" in of_row for of_row in study.rows.values())
+    header = ["data set", "operator", "parameters", "accuracy, %", "theirs", "CPU, s", "theirs"]
+    header += ["GPU, s", "theirs"] if gpu else ["GPU, s, theirs"]
+    lines = []
+    for dataset in DATASETS:
+        for operator in (*OPERATORS, "attention"):
+            row = f"{dataset}/{operator}"
+            theirs = THEIRS.get(row, (None, None, None))
+            seconds = {device: study.mean(row, "training_seconds", device) for device in DEVICES}
+            cells = [study.title(dataset), ROW_TITLES[operator], number(study.parameters(row), ","),
+                     study.accuracy(row), number(theirs[0], ".2f"),
+                     number(seconds["cpu"]), number(theirs[2], ".2f")]  # fmt: skip
+            if gpu:
+                cells.append(number(seconds["cuda"]))
+            lines.append([*cells, number(theirs[1], ".2f")])
+    seeds = max(len(study.outcomes(row)) for row in study.rows) if study.rows else 0
+    return [
+        "## Table 1, ours beside theirs",
+        "",
+        *table(header, lines, left=2),
+        "",
+        f"Accuracy on the test images in the last epoch; mean ± standard deviation over {seeds} "
+        f"seed{'s' if seeds != 1 else ''}, where there is a ±. Training time is that of the "
+        "training steps alone, without validation and compilation; theirs is of other machines. "
+        "Window attention (Ramachandran et al. 2019, one head, relative positions) stands where "
+        "the involution stands; the report describes it and did not train it.",
+    ]
+
+
+def _differences(study: Study) -> list[str]:
+    """Where ours and theirs are further apart than the spread, and why, by runs."""
+    lines = ["### Where ours differ from theirs", ""]
+    for row, (theirs, _, _) in THEIRS.items():
+        values = [100 * outcome["accuracy"] for outcome in study.outcomes(row)]
+        if not values:
+            continue
+        apart = statistics.fmean(values) - theirs
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        if abs(apart) > spread:
+            why = REASONS.get(row, "No cause was found; theirs is a single run.")
+            lines.append(f"- {study.row_title(row)}: {apart:+.2f} points. {why}")
+    lines += _softmax_twice(study) + _raw_pixels(study)
+    return lines
+
+
+def _softmax_twice(study: Study) -> list[str]:
+    twice, once = "mnist/involution/softmax-twice", "mnist/involution"
+    if not (study.outcomes(twice) and study.outcomes(once)):
+        return []
+    change = 100 * (study.mean(twice, "accuracy") - study.mean(once, "accuracy"))
+    return [
+        "",
+        f"**Softmax twice.** With one softmax in the network and another in the loss, as the "
+        f"report's MNIST involution network is written, it reaches {study.accuracy(twice)} % "
+        f"instead of {study.accuracy(once)} %: {change:+.2f} points, and "
+        f"{study.mean(twice, 'loss'):.2f} nats of loss instead of {study.mean(once, 'loss'):.2f}. "
+        "(The library it was trained with may have seen the mistake and undone it.)",
+    ]
+
+
+def _raw_pixels(study: Study) -> list[str]:
+    rows = [f"cifar10/{operator}" for operator in OPERATORS]
+    if not all(study.outcomes(f"{row}/raw-pixels") for row in rows):
+        return []
+    lines = [
+        [study.row_title(row), study.accuracy(row), study.accuracy(f"{row}/raw-pixels"),
+         number(THEIRS[row][0], ".2f")]
+        for row in rows
+    ]  # fmt: skip
+    header = ["", "pixels 0 to 1, %", "pixels 0 to 255, %", "theirs, 0 to 255"]
+    return ["", "**Raw pixels.** The report's way of feeding CIFAR-10:", "", *table(header, lines)]
+
+
+def _figures(figures: dict[str, str], kind: str, heading: str) -> list[str]:
+    drawn = [name for name in figures if name.startswith(f"{kind}-")]
+    if not drawn:
+        return []
+    first = {"networks": 2, "curves": 5}[kind]
+    lines = ["## " + heading.format(f"{first} to {first + 2}")]
+    for name in drawn:
+        lines += ["", f"![{figures[name]}]({name})"]
+    if kind == "networks":
+        lines += ["", "A block is what a layer puts out: its height and depth are the image's, its "
+                  "width grows with the root of the channels. A bar of n values is as high as a "
+                  "square image of n pixels. Layers with parameters are coloured."]  # fmt: skip
+    else:
+        lines += [
+            "",
+            "Means over the seeds. Training values are taken while the network learns and, on "
+            "MNIST, with dropout on: they may lie below those of validation.",
+        ]
+    return lines
+
+
+def _learned(study: Study, figures: dict[str, str]) -> list[str]:
+    lines = ["## What an involution learns", ""]
+    drawn = [name for name in figures if name.startswith("kernels-")]
+    if drawn:
+        lines += [
+            "For each image the kernels that a trained network makes for it, a map for each group: "
+            "at each pixel the sum over the kernel's K x K values, as Li et al. draw them, bright "
+            "where it is large; one scale for each column. Beside them the 3 x 3 filters of the "
+            "convolution network's first layer.",
+            "",
+        ]
+    for name in drawn:
+        lines += [f"![{figures[name]}]({name})", ""]
+    rows = []
+    for dataset in DATASETS:
+        for network in (*OPERATORS, COMPACT):
+            found = study.outcomes(f"{dataset}/{network}")
+            if found:
+                rows.append([study.title(dataset), ROW_TITLES[network], _confused(found[0])])
+    if rows:
+        lines += ["The pairs of classes that each confuses most, of the first seed:", ""]
+        lines += table(["data set", "network", "true class → taken for (images)"], rows, left=3)
+    return lines if len(lines) > 2 else []
+
+
+def _confused(outcome: dict, pairs: int = 3) -> str:
+    counts = np.array(outcome["confusion"])
+    np.fill_diagonal(counts, 0)
+    worst = [np.unravel_index(i, counts.shape) for i in np.argsort(-counts, axis=None)[:pairs]]
+    classes = outcome["classes"]
+    return ", ".join(
+        f"{classes[t]} → {classes[g]} ({counts[t, g]})" for t, g in worst if counts[t, g]
+    )
+
+
+def _settings(study: Study) -> list[str]:
+    here, settings = study.results["machine"], study.results["settings"]
+    libraries = study.results["versions"]
+    return [
+        "## Settings",
+        "",
+        f"- {here['threads']} of {here['cores']} threads of {here['cpu']}, {here['platform']}",
+        "- " + ", ".join(f"{name} {version}" for name, version in libraries.items()),
+        "- Adam 1e-3 at a constant rate; batches of 128, on CIFAR-10 of 256; 15 epochs on MNIST, "
+        "10 elsewhere; validation on the test images; seeds from 0 up",
+        f"- made by `{settings.get('command', 'scratchnet report')}`",
+        "",
+        "Every number, epoch by epoch, is in [results.json](results.json).",
+    ]

@@ -1,0 +1,157 @@
+"""The report's section on the question that the student report left open: which is faster?"""
+
+from collections.abc import Iterator
+
+from scratchnet.models import OPERATORS
+from scratchnet.study.results import Study, table, totals
+from scratchnet.study.runs import DATASETS
+
+COSTS = ("million multiply-adds", "MB", "GFLOP/s", "GB/s", "ps a multiply-add")
+
+
+def speed_answers(study: Study) -> Iterator[str]:
+    """The answer in three sentences: of a network, of a multiply-add, of a layer."""
+    yield from _fastest_network(study)
+    yield from _time_of_a_multiply_add(study)
+    yield from _fastest_layer(study)
+
+
+def _fastest_network(study: Study) -> Iterator[str]:
+    for backend, of_backend in (study.results["profiles"] or {}).items():
+        ratios = []
+        for dataset in DATASETS:
+            convolution, involution = (
+                of_backend["networks"][f"{dataset}/{op}"] for op in OPERATORS
+            )
+            ratios.append((convolution["ms"] / involution["ms"], study.title(dataset)))
+        told = ", ".join(f"{ratio:.1f} times on {title}" for ratio, title in ratios)
+        yield (
+            f"- **The network** ({backend}). A step of the involution network is faster than one "
+            f"of the convolution network {told}."
+            if all(ratio > 1 for ratio, _ in ratios)
+            else f"- **The network** ({backend}). Convolution step over involution step: {told}."
+        )
+
+
+def _time_of_a_multiply_add(study: Study) -> Iterator[str]:
+    for backend, of_backend in (study.results["profiles"] or {}).items():
+        ratios = []
+        for dataset in DATASETS:
+            times = []
+            for operator in OPERATORS:
+                layers = of_backend["networks"][f"{dataset}/{operator}"]["layers"]
+                total = totals([layer for layer in layers if layer["operator"] == operator])
+                times.append(total["ms"] / total["multiply_adds"])
+            ratios.append(times[1] / times[0])
+        yield (
+            f"- **The multiply-add** ({backend}). In these networks one multiply-add of an "
+            f"involution takes {min(ratios):.1f} to {max(ratios):.1f} times as long as one of a "
+            "convolution: the involution network is faster because it does less, not because it "
+            "does it faster."
+        )
+
+
+def _fastest_layer(study: Study) -> Iterator[str]:
+    for backend, of_backend in (study.results["profiles"] or {}).items():
+        ms = {
+            (tuple(layer["shape"]), layer["name"]): totals([layer])["ms"]
+            for layer in of_backend["single"]
+        }
+        told = []
+        for shape in dict.fromkeys(shape for shape, _ in ms):
+            ratio = ms[shape, "convolution 3 x 3"] / ms[shape, "involution 3 x 3"]
+            told.append(f"{ratio:.2f} at {shape[2]}")
+        yield (
+            f"- **The layer** ({backend}). Time of a 3 x 3 convolution over that of a 3 x 3 "
+            f"involution on the same image, by channels: {', '.join(told)}. Above 1 the involution "
+            "is the faster one."
+        )
+
+
+def speed(study: Study, figures: dict[str, str]) -> list[str]:
+    profiles = study.results["profiles"]
+    if not profiles:
+        return []
+    lines = ["## The open question: which operator is faster at equal optimisation?", ""]
+    for backend, of_backend in profiles.items():
+        lines += _speed_of_networks(study, backend, of_backend)
+        lines += _speed_of_layers(backend, of_backend)
+    if "speed.png" in figures:
+        lines += ["", f"![{figures['speed.png']}](speed.png)"]
+    for backend, of_backend in profiles.items():
+        lines += ["", "<details>", f"<summary>Every layer, {backend}</summary>", ""]
+        for name, timed in of_backend["networks"].items():
+            lines += _layer_table(study.row_title(name), timed)
+        lines += ["</details>"]
+    return lines
+
+
+def _speed_of_networks(study: Study, backend: str, of_backend: dict) -> list[str]:
+    limits = of_backend["limits"]
+    rows = []
+    for name, timed in of_backend["networks"].items():
+        total = totals(timed["layers"])
+        rate = f"{1e3 * timed['batch'] / timed['ms']:,.0f}"
+        rows.append([study.row_title(name), f"{timed['ms']:.2f}", rate, *_cost_cells(total)])
+    header = ["network", "ms a step", "images/s", *COSTS]
+    return [
+        f"### A training step of each network ({backend})",
+        "",
+        *table(header, rows),
+        "",
+        f"Forward, backward and Adam at the report's batch sizes. The machine copies at "
+        f"{limits['bandwidth'] / 1e9:.0f} GB/s and multiplies large matrices at "
+        f"{2e-9 * limits['rate']:.0f} GFLOP/s. MB are the bytes that the layers must read and "
+        "write at least; a rate above the copy's means that they stayed in a cache, one above the "
+        "product's that multiplications were saved (Winograd).",
+        "",
+    ]
+
+
+def _speed_of_layers(backend: str, of_backend: dict) -> list[str]:
+    rows = []
+    for layer in of_backend["single"]:
+        H, W, C = layer["shape"]
+        ways = [f"{layer[way]['ms']:.2f}" for way in ("forward", "backward")]
+        what = [f"{H} × {W} × {C}", layer["name"], f"{layer['parameters']:,}"]
+        rows.append([*what, *ways, *_cost_cells(totals([layer]))])
+    header = ["image", "layer", "parameters", "forward, ms", "backward, ms", *COSTS]
+    return [
+        f"### One layer in place of another ({backend})",
+        "",
+        *table(header, rows, left=2),
+        "",
+        f"Each layer takes and gives the same image, batch {of_backend['single'][0]['batch']}; "
+        "groups of 16 channels, reduction 4. Attention has had less tuning than the other two: "
+        "its times are no measure of what it could do.",
+    ]
+
+
+def _cost_cells(total: dict[str, float]) -> list[str]:
+    """The cells under COSTS."""
+    ms, multiply_adds, bytes_ = total["ms"], total["multiply_adds"], total["bytes"]
+    return [
+        f"{multiply_adds / 1e6:,.0f}",
+        f"{bytes_ / 1e6:,.1f}",
+        f"{2 * multiply_adds / ms / 1e6:,.0f}",
+        f"{bytes_ / ms / 1e6:,.1f}",
+        f"{1e9 * ms / multiply_adds:,.1f}",
+    ]
+
+
+def _layer_table(title: str, timed: dict) -> list[str]:
+    rows = []
+    for layer in timed["layers"]:
+        cells = [layer["layer"]]
+        for way in (layer["forward"], layer["backward"]):
+            counted = way["multiply_adds"] > 0
+            cells += [
+                f"{way['ms']:.3f}",
+                f"{way['multiply_adds'] / 1e6:,.1f}" if counted else "",
+                f"{way['gflops']:.0f}" if counted else "",
+                f"{way['gbytes']:.1f}" if way["bytes"] else "",
+            ]
+        rows.append([*cells, f"{layer['share']:.1%}"])
+    ways = [f"{way}, {what}" for way in ("forward", "backward")
+            for what in ("ms", "M multiply-adds", "GFLOP/s", "GB/s")]  # fmt: skip
+    return [f"**{title}**, batch {timed['batch']}", "", *table(["layer", *ways, "share"], rows), ""]
