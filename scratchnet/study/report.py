@@ -129,7 +129,7 @@ def _differences(study: Study) -> list[str]:
             why = REASONS.get(row, "No cause was found; theirs is a single run.")
             lines.append(f"- {study.row_title(row)}: {apart:+.2f} points. {why}")
     lines += _softmax_twice(study) + _raw_pixels(study)
-    return lines
+    return lines if len(lines) > 2 else []
 
 
 def _softmax_twice(study: Study) -> list[str]:
