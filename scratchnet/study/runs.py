@@ -151,7 +151,7 @@ def run_study(
         "rows": _outcomes(rows, folder),
         "profiles": profiles,
     }
-    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(folder / "results.json", json.dumps(results) + "\n")
     return results
 
 
