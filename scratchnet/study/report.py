@@ -95,12 +95,12 @@ def _table_1(study: Study) -> list[str]:
         for operator in (*OPERATORS, "attention"):
             row = f"{dataset}/{operator}"
             theirs = THEIRS.get(row, (None, None, None))
-            seconds = {device: study.mean(row, "training_seconds", device) for device in DEVICES}
+            seconds = {device: study.seconds(row, device) for device in DEVICES}
             cells = [study.title(dataset), ROW_TITLES[operator], number(study.parameters(row), ","),
                      study.accuracy(row), number(theirs[0], ".2f"),
-                     number(seconds["cpu"]), number(theirs[2], ".2f")]  # fmt: skip
+                     seconds["cpu"], number(theirs[2], ".2f")]  # fmt: skip
             if gpu:
-                cells.append(number(seconds["cuda"]))
+                cells.append(seconds["cuda"])
             lines.append([*cells, number(theirs[1], ".2f")])
     seeds = max(len(study.outcomes(row)) for row in study.rows) if study.rows else 0
     return [

@@ -47,6 +47,14 @@ class Study:
         values = [outcome[number] for outcome in self.outcomes(row, backend)]
         return statistics.fmean(values) if values else None
 
+    def seconds(self, row: str, backend: str | None = None) -> str:
+        """Of training, and the number of threads where it is not the study's."""
+        mean = self.mean(row, "training_seconds", backend)
+        threads = {outcome["machine"]["threads"] for outcome in self.outcomes(row, backend)}
+        if backend == "cuda" or threads <= {self.results["machine"]["threads"]}:
+            return number(mean)
+        return f"{number(mean)} ({min(threads)} thread{'s' if min(threads) > 1 else ''})"
+
     def accuracy(self, row: str) -> str:
         """Mean and standard deviation over the seeds, in per cent."""
         values = [100 * outcome["accuracy"] for outcome in self.outcomes(row)]

@@ -60,7 +60,7 @@ def _size_cells(study: Study, dataset: str, network: str) -> list[str]:
         f"{study.parameters(row):,}",
         f"{study.outcomes(row)[0]['multiply_adds']:,}",
         study.accuracy(row),
-        number(study.mean(row, "training_seconds")),
+        study.seconds(row),
         number(study.mean(row, "images_per_second"), ",.0f"),
     ]
 
