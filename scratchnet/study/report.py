@@ -3,6 +3,7 @@
 Sections that lack their runs are left out; nothing is filled in.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ REASONS = {
 }
 
 DEVICES = ("cpu", "cuda")
+GUESS = 1e-3  # nats from log 10 within which a network only guesses
 
 
 def write_study_report(
@@ -113,7 +115,26 @@ def _table_1(study: Study) -> list[str]:
         "training steps alone, without validation and compilation; theirs is of other machines. "
         "Window attention (Ramachandran et al. 2019, one head, relative positions) stands where "
         "the involution stands; the report describes it and did not train it.",
+        *_guessers(study),
     ]
+
+
+def _guessers(study: Study) -> list[str]:
+    """Which runs of the table learned nothing."""
+    lines = []
+    for dataset in DATASETS:
+        for operator in (*OPERATORS, "attention"):
+            for outcome in study.outcomes(f"{dataset}/{operator}"):
+                if abs(outcome["history"][-1]["loss"] - math.log(10)) < GUESS:
+                    title = study.row_title(f"{dataset}/{operator}")
+                    lines += [
+                        "",
+                        f"{title}, seed {outcome['experiment']['seed']}, learned nothing: its loss "
+                        f"stayed at log 10 = {math.log(10):.4f}, that of guessing. A "
+                        "network of few channels can start with a ReLU that is closed for every "
+                        "pixel, and then no gradient comes through.",
+                    ]
+    return lines
 
 
 def _differences(study: Study) -> list[str]:
