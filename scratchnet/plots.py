@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image
 
 from scratchnet.data import Split
@@ -116,6 +116,9 @@ def plot_speed(bars: Mapping[str, Mapping], path: str | Path) -> Path:
         right.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name)
     right.set_xscale("log", base=2)
     right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter(lambda ps, _: f"{ps:g}")
+    right.yaxis.set_minor_locator(NullLocator())
     right.set_xticks([C for C, _ in points], [str(C) for C, _ in points])
     right.set_xlabel("channels of the layer")
     right.set_ylabel("time of a multiply-add (ps)")
