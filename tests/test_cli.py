@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,16 @@ def test_the_first_help_names_every_command_and_shows_examples(capsys):
     for example in examples:
         words = example.split() or ["compare"]
         cli._parser().parse_args(words)
+
+
+@pytest.mark.parametrize("page", ["README.md", "tutorial.md", "examples/report/report.md"])
+def test_the_commands_that_our_pages_show_can_be_typed(page):
+    text = (Path(__file__).resolve().parents[1] / page).read_text(encoding="utf-8")
+    shown = re.findall(r"python -m scratchnet([^`#|&]*?)(?:[`#|&]|\n\n|\n    )", text)
+    assert shown
+    for words in shown:
+        if "--help" not in words:
+            cli._parser().parse_args(words.split() or ["compare"])
 
 
 @pytest.mark.parametrize(
