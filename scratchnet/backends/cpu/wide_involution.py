@@ -19,9 +19,10 @@ from numba import get_num_threads, get_thread_id, njit, prange
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, piece
 from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.products import multiply
-from scratchnet.backends.cpu.vectors import fma, lane_sum, load, splat
+from scratchnet.backends.cpu.vectors import first_lanes, fma, lane_sum, load, splat
 from scratchnet.backends.cpu.window_sums import (
     LANES,
+    TILE,
     Planes,
     join_phases,
     kernel_gradients,
@@ -69,34 +70,32 @@ def _reduce(p, weight, bias, pixels, work, h):
 def wide_statistics(h: np.ndarray, pixels: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """mean and 1 / sqrt(variance + eps) of each hidden channel: (O,), (O,).
 
-    As in `batchnorm`, the variance is that of the deviations, whose own mean is taken off.
+    One pass: as in `narrow_statistics` the deviations are those from the first image's mean.
     """
     N, O, _ = h.shape
+    centre = h[0, :, :pixels].mean(axis=1)
     partial = empty((2, N, O), h.dtype)
-    centre = np.zeros(O, h.dtype)
-    for _ in range(2):
-        _deviations(h, pixels, centre, partial)
-        first, second = partial.sum(axis=1) / h.dtype.type(N * pixels)
-        centre += first
+    _deviations(h, pixels, centre, partial)
+    first, second = partial.sum(axis=1) / h.dtype.type(N * pixels)
     variance = np.maximum(second - np.square(first), 0)
-    return centre, (1 / np.sqrt(variance + eps)).astype(h.dtype)
+    return centre + first, (1 / np.sqrt(variance + eps)).astype(h.dtype)
 
 
 @njit(parallel=True, cache=True)
 def _deviations(h, pixels, centre, partial):
+    """Per image and channel the sums of h - centre and of its square."""
     N, O, _ = h.shape
     for n in prange(N):
-        sums = np.zeros((2, 16), h.dtype)  # side by side, as one sum would wait for itself
+        one, minus = splat(h.dtype.type(1), LANES), splat(h.dtype.type(-1), LANES)
         for o in range(O):
-            sums[:] = 0
-            for first in range(0, pixels, 16):
-                row = h[n, o, first : min(first + 16, pixels)]
-                for e in range(row.size):
-                    deviation = row[e] - centre[o]
-                    sums[0, e] += deviation
-                    sums[1, e] += deviation * deviation
-            partial[0, n, o] = sums[0].sum()
-            partial[1, n, o] = sums[1].sum()
+            row, shift = h[n, o], splat(centre[o], LANES)
+            first = second = splat(h.dtype.type(0), LANES)
+            for p in range(0, pixels, LANES):
+                deviation = fma(shift, minus, load(row, p, LANES))
+                deviation = first_lanes(deviation, pixels - p)
+                first = fma(deviation, one, first)
+                second = fma(deviation, deviation, second)
+            partial[0, n, o], partial[1, n, o] = lane_sum(first), lane_sum(second)
 
 
 def wide_involution_forward(
@@ -124,14 +123,14 @@ def wide_involution_forward(
     O, pitch = h.shape[1:]
     planes, taps, _, _, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
     threads, channels = get_num_threads(), C * K * K // span_bias.size
-    groups = _groups_at_a_time(planes, K, C // channels)
+    groups, together = _groups_at_a_time(planes, K, C // channels), _channels_at_a_time(channels)
     y = empty((N, Ho, Wo, C), x.dtype)
     _forward(
         split_phases(x, stride), h, norm, span_weight.reshape(-1), span_bias,
         planes, planes.pitch, taps, mask, groups, empty((threads, O * pitch), x.dtype),
         zeros((threads, planes.numbers(groups * K * K)), x.dtype),
-        zeros((threads, planes.numbers(channels * stride**2)), x.dtype),
-        empty((threads, planes.numbers(channels)), x.dtype), y.reshape(N, Ho * Wo, C),
+        zeros((threads, planes.numbers(together * stride**2)), x.dtype),
+        empty((threads, planes.numbers(together)), x.dtype), y.reshape(N, Ho * Wo, C),
     )  # fmt: skip
     return y
 
@@ -145,7 +144,7 @@ def _forward(
     size, margin = planes
     K2 = taps.shape[0]
     G = span_bias.size // K2
-    channels = C // G
+    channels, step = C // G, phases * pitch
     for n in prange(N):
         thread = get_thread_id()
         t, kernel = hidden_work[thread], kernel_work[thread]
@@ -155,14 +154,18 @@ def _forward(
             if g % groups == 0:
                 some = slice(g * K2, min(g + groups, G) * K2)
                 _generate(span_weight, span_bias, some, t, h.shape[1:], planes, pitch, mask, kernel)
-            for phase in range(phases):
-                start = margin + phase * pitch
-                take_group(x[n, phase], g * channels, channels, xs, start, phases * pitch)
+            first, count = _channels_with(g, channels, C)
+            own = g * channels - first
+            if own == 0:
+                for phase in range(phases):
+                    start = margin + phase * pitch
+                    take_group(x[n, phase], first, count, xs, start, step)
             window_sums(
-                kernel[g % groups * K2 * pitch :], xs, taps, phases * pitch, size, channels,
-                ys, margin, pitch,
+                kernel[g % groups * K2 * pitch :], xs[own * step :], taps, step, size, channels,
+                ys, margin + own * pitch, pitch,
             )  # fmt: skip
-            put_group(ys, margin, pitch, y[n], g * channels, channels)
+            if own + channels == count:
+                put_group(ys, margin, pitch, y[n], first, count)
 
 
 @njit(cache=True)
@@ -181,6 +184,20 @@ def _hidden(h, norm, pixels, t):
 
 def _groups_at_a_time(planes: Planes, K: int, G: int) -> int:
     return min(G, max(1, KERNELS // planes.numbers(K * K)))
+
+
+@njit(cache=True)
+def _channels_at_a_time(channels):
+    """Those that are laid out together: of several groups where one has fewer than a tile."""
+    return channels * max(1, TILE // channels)
+
+
+@njit(cache=True)
+def _channels_with(g, channels, C):
+    """The first of the channels that are laid out together with those of group g, and how many."""
+    together = _channels_at_a_time(channels)
+    first = g * channels // together * together
+    return first, min(together, C - first)
 
 
 @njit(cache=True)
@@ -221,6 +238,7 @@ def wide_involution_backward(
     O, pitch = h.shape[1:]
     planes, taps, back_taps, starts, mask = tap_tables(H, W, K, stride, dilation, x.dtype)
     hidden, channels, threads = whole(O), C * K * K // span_bias.size, get_num_threads()
+    together = _channels_at_a_time(channels)
     row_work = empty((threads, Ho * Wo * max(hidden, whole(C))), x.dtype)
     groups = _groups_at_a_time(planes, K, C // channels)
     phases = split_phases(x, stride)
@@ -232,8 +250,8 @@ def wide_involution_backward(
     _to_hidden(
         dy.reshape(N, Ho * Wo, C), phases, h, norm, span_weight.reshape(-1), span_bias,
         planes, planes.pitch, taps, back_taps, starts, mask, groups,
-        zeros((threads, 2, planes.numbers(channels * stride**2)), x.dtype),
-        zeros((threads, planes.numbers(channels)), x.dtype),
+        zeros((threads, 2, planes.numbers(together * stride**2)), x.dtype),
+        zeros((threads, planes.numbers(together)), x.dtype),
         zeros((threads, 2, planes.numbers(groups * K * K)), x.dtype),
         empty((threads, 2, O * pitch), x.dtype), row_work,
         dphases, dz, dspan_weight, dspan_bias, dnorm,
@@ -292,22 +310,27 @@ def _to_hidden(
                     _generate(
                         span_weight, span_bias, some, t, h.shape[1:], planes, pitch, mask, kernel
                     )
-                own = g % groups * K2 * pitch
-                for phase in range(phases):
-                    start = margin + phase * pitch
-                    take_group(x[n, phase], g * channels, channels, xs, start, step)
-                take_group(dy[n], g * channels, channels, dys, margin, pitch)
+                first, count = _channels_with(g, channels, C)
+                own = g * channels - first
+                if own == 0:
+                    for phase in range(phases):
+                        start = margin + phase * pitch
+                        take_group(x[n, phase], first, count, xs, start, step)
+                    take_group(dy[n], first, count, dys, margin, pitch)
+                made = g % groups * K2 * pitch
                 if dx.size:
                     for phase in range(phases):
-                        start, few = margin + phase * pitch, slice(starts[phase], starts[phase + 1])
+                        few, start = slice(starts[phase], starts[phase + 1]), margin + phase * pitch
                         window_sums(
-                            kernel[own:], dys, back_taps[few], pitch, size, channels,
-                            dxs, start, step,
+                            kernel[made:], dys[own * pitch :], back_taps[few], pitch, size,
+                            channels, dxs, start + own * step, step,
                         )  # fmt: skip
-                        put_group(dxs, start, step, dx[n, phase], g * channels, channels)
+                        if own + channels == count:
+                            put_group(dxs, start, step, dx[n, phase], first, count)
                 kernel_gradients(
-                    dys, margin, pitch, xs, taps, step, mask, size, channels, dkernel[own:]
-                )
+                    dys[own * pitch :], margin, pitch, xs[own * step :], taps, step, mask, size,
+                    channels, dkernel[made:],
+                )  # fmt: skip
                 if (g + 1) * K2 == some.stop:
                     _span_gradients(
                         dkernel, planes, pitch, some, span_weight, t_rows, pixels, columns, t_pitch,

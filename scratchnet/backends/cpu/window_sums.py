@@ -30,6 +30,7 @@ from scratchnet.backends.cpu.vectors import (
 )
 
 LANES = 16
+TILE = 8  # channels that are transposed at once
 
 
 def whole(count: int) -> int:
@@ -208,9 +209,9 @@ def join_phases(phases: np.ndarray, stride: int, shape: tuple[int, ...]) -> np.n
 def take_group(pixels, first, channels, planes, start, pitch):
     """Channels first and on of each pixel (pixels, C), each into a plane, from start on."""
     (P, C), flat = pixels.shape, pixels.reshape(-1)
-    tiled, wide = P // LANES * LANES, channels // 8 * 8
+    tiled, wide = P // LANES * LANES, channels // TILE * TILE
     for p in range(0, tiled, LANES):
-        for c in range(0, wide, 8):
+        for c in range(0, wide, TILE):
             columns_to_rows(flat, p * C + first + c, C, planes, start + c * pitch + p, pitch)
     for p in range(0 if wide < channels else tiled, P):
         for c in range(wide if p < tiled else 0, channels):
@@ -221,9 +222,9 @@ def take_group(pixels, first, channels, planes, start, pitch):
 def put_group(planes, start, pitch, pixels, first, channels):
     """Back from the planes into channels first and on of the pixels."""
     (P, C), flat = pixels.shape, pixels.reshape(-1)
-    tiled, wide = P // LANES * LANES, channels // 8 * 8
+    tiled, wide = P // LANES * LANES, channels // TILE * TILE
     for p in range(0, tiled, LANES):
-        for c in range(0, wide, 8):
+        for c in range(0, wide, TILE):
             rows_to_columns(planes, start + c * pitch + p, pitch, flat, p * C + first + c, C)
     for p in range(0 if wide < channels else tiled, P):
         for c in range(wide if p < tiled else 0, channels):
