@@ -4,18 +4,41 @@
                          / sqrt(C / G)
     kernel = softmax over the window's cells on the image
 
-One row of pixels belongs to one thread, which owns all its kernels. Backward gathers: a row of dk
-asks the rows whose windows reach it, so that no two threads write to one pixel, at the price of
-reading each dscore twice.
+The threads share the images; an image goes group by group, laid out plane by plane as in
+`window_sums`, where a vector is a run of pixels. The loops are the ones there: comparing is what
+makes the gradient of an involution's kernels, and the gradients of queries and keys are window
+sums, whose kernels are dscore. Gradients of the positions are kept for each image, and added in
+order.
 """
 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.loops import SUMS
-from scratchnet.backends.cpu.memory import empty
+from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.backends.cpu.products import multiply
+from scratchnet.backends.cpu.vectors import (
+    divide,
+    exp,
+    fma,
+    lane_sum,
+    larger,
+    load,
+    splat,
+    store,
+    where_positive,
+)
+from scratchnet.backends.cpu.window_sums import (
+    LANES,
+    kernel_gradients,
+    pixel_by_pixel,
+    put_group,
+    take_group,
+    tap_by_tap,
+    tap_tables,
+    window_sums,
+)
 from scratchnet.checks import check_attention_kernel, check_like
 
 
@@ -33,54 +56,65 @@ def attention_kernel_forward(
     raises ValueError, TypeError where shapes or dtypes do not fit
     """
     check_attention_kernel(q, k, position, K, groups, dilation)
-    kernel = empty((*q.shape[:3], groups, K, K), q.dtype)
-    _scores(*_contiguous(q, k, position, K), dilation, kernel)
-    _softmax(kernel)
+    N, H, W, C = q.shape
+    planes, taps, _, _, mask = tap_tables(H, W, K, 1, dilation, q.dtype)
+    threads, channels = get_num_threads(), C // groups
+    kernel = empty((N, H, W, groups, K, K), q.dtype)
+    _forward(
+        *_images(q, k), _rows(position, K, q), planes, planes.pitch, taps, mask,
+        zeros((threads, 2, planes.numbers(channels)), q.dtype),
+        empty((threads, planes.numbers(K * K)), q.dtype),
+        kernel.reshape(N, H * W, groups, K * K),
+    )  # fmt: skip
     return kernel
 
 
-@njit(parallel=True, cache=True, fastmath=SUMS)
-def _scores(q, k, position, dilation, score):
-    N, H, W, G, K, _ = score.shape
-    per_group = q.shape[3] // G
-    scale = 1 / math.sqrt(per_group)
-    for row in prange(N * H):
-        n, i = row // H, row % H
-        for j in range(W):
-            for u in range(K):
-                r = i + (u - K // 2) * dilation
-                for v in range(K):
-                    s = j + (v - K // 2) * dilation
-                    if not (0 <= r < H and 0 <= s < W):
-                        score[n, i, j, :, u, v] = -np.inf
-                        continue
-                    for g in range(G):
-                        lo, hi = g * per_group, (g + 1) * per_group
-                        qs, ks, ps = q[n, i, j, lo:hi], k[n, r, s, lo:hi], position[u, v, lo:hi]
-                        dot = q.dtype.type(0)
-                        for c in range(qs.size):
-                            dot += qs[c] * (ks[c] + ps[c])
-                        score[n, i, j, g, u, v] = dot * scale
-
-
 @njit(parallel=True, cache=True)
-def _softmax(score):
-    """Turn scores into kernels, in place. No fastmath: -inf must become 0, NaN stay NaN."""
-    N, H, W, G, K, _ = score.shape
-    for row in prange(N * H):
-        n, i = row // H, row % H
-        for j in range(W):
-            for g in range(G):
-                cells = score[n, i, j, g]
-                highest = cells.max()
-                total = score.dtype.type(0)
-                for u in range(K):
-                    for v in range(K):
-                        cells[u, v] = math.exp(cells[u, v] - highest)
-                        total += cells[u, v]
-                for u in range(K):
-                    for v in range(K):
-                        cells[u, v] /= total
+def _forward(q, k, position, planes, pitch, taps, mask, image_work, score_work, kernel):
+    N, _, C = q.shape
+    size, margin = planes
+    G, K2 = kernel.shape[2:]
+    channels = C // G
+    scale = q.dtype.type(1 / math.sqrt(channels))
+    for n in prange(N):
+        thread = get_thread_id()
+        qs, ks, score = image_work[thread, 0], image_work[thread, 1], score_work[thread]
+        for g in range(G):
+            take_group(q[n], g * channels, channels, qs, margin, pitch)
+            take_group(k[n], g * channels, channels, ks, margin, pitch)
+            kernel_gradients(qs, margin, pitch, ks, taps, pitch, mask, size, channels, score)
+            multiply(
+                position, g * channels, C, 1, qs, margin, pitch,
+                score, margin, pitch, K2, channels, size, True,
+            )  # fmt: skip
+            _softmax(score, margin, pitch, mask, size, scale)
+            pixel_by_pixel(score, margin, pitch, kernel[n, :, g])
+
+
+@njit(cache=True)
+def _softmax(score, margin, pitch, mask, size, scale):
+    """Turn the planes of scores into those of kernels: 0 where the mask is, a NaN makes NaN."""
+    K2 = mask.size // size
+    zero, scale_p = splat(score.dtype.type(0), LANES), splat(scale, LANES)
+    outside = splat(score.dtype.type(-np.inf), LANES)
+    one, minus = splat(score.dtype.type(1), LANES), splat(score.dtype.type(-1), LANES)
+    for p in range(0, size, LANES):
+        highest, total = outside, zero
+        for t in range(K2):
+            first = margin + t * pitch + p
+            here = fma(load(score, first, LANES), scale_p, zero)
+            here = where_positive(load(mask, t * size + p, LANES), here, outside)
+            store(score, first, here)
+            highest = larger(here, highest)
+        for t in range(K2):
+            first = margin + t * pitch + p
+            cell = exp(fma(highest, minus, load(score, first, LANES)))
+            store(score, first, cell)
+            total = fma(cell, one, total)
+        share = divide(one, total)
+        for t in range(K2):
+            first = margin + t * pitch + p
+            store(score, first, fma(load(score, first, LANES), share, zero))
 
 
 def attention_kernel_backward(
@@ -99,86 +133,100 @@ def attention_kernel_backward(
     check_attention_kernel(q, k, position, K, G, dilation)
     check_like("attention_kernel", "kernel", kernel, (*q.shape[:3], G, K, K), q.dtype)
     check_like("attention_kernel", "dkernel", dkernel, kernel.shape, q.dtype)
-    arrays = _contiguous(q, k, position, K)
-    dscore, dq, dk = (empty(shape, q.dtype) for shape in (kernel.shape, q.shape, q.shape))
-    _dscores(np.ascontiguousarray(dkernel), np.ascontiguousarray(kernel), q.shape[3] // G, dscore)
-    _dqueries_and_keys(dscore, *arrays, dilation, dq, dk)
+    N, H, W, C = q.shape
+    planes, taps, back_taps, _, _ = tap_tables(H, W, K, 1, dilation, q.dtype)
+    threads, channels, by_pixel = get_num_threads(), C // G, (N, H * W, G, K * K)
+    dq, dk = empty(q.shape, q.dtype), empty(q.shape, q.dtype)
+    dposition = empty((N, K * K, C), q.dtype)
+    _backward(
+        np.ascontiguousarray(dkernel).reshape(by_pixel),
+        np.ascontiguousarray(kernel).reshape(by_pixel),
+        *_images(q, k), _rows(position, K, q), planes, planes.pitch, taps, back_taps,
+        zeros((threads, 2, planes.numbers(channels)), q.dtype),
+        empty((threads, planes.numbers(channels)), q.dtype),
+        zeros((threads, 2, planes.numbers(K * K)), q.dtype),
+        dq.reshape(N, H * W, C), dk.reshape(N, H * W, C), dposition,
+    )  # fmt: skip
     if position is None:
         return dq, dk, None
-    dposition = empty(position.shape, q.dtype)
-    _dpositions(dscore, arrays[0], dposition)
-    return dq, dk, dposition
+    return dq, dk, dposition.sum(axis=0).reshape(position.shape)
 
 
-@njit(parallel=True, cache=True, fastmath=SUMS)
-def _dscores(dkernel, kernel, per_group, dscore):
-    N, H, W, G, K, _ = kernel.shape
-    scale = 1 / math.sqrt(per_group)
-    for row in prange(N * H):
-        n, i = row // H, row % H
-        for j in range(W):
-            for g in range(G):
-                ks, dks = kernel[n, i, j, g], dkernel[n, i, j, g]
-                mean = kernel.dtype.type(0)
-                for u in range(K):
-                    for v in range(K):
-                        mean += dks[u, v] * ks[u, v]
-                for u in range(K):
-                    for v in range(K):
-                        dscore[n, i, j, g, u, v] = ks[u, v] * (dks[u, v] - mean) * scale
+@njit(parallel=True, cache=True)
+def _backward(
+    dkernel, kernel, q, k, position, planes, pitch, taps, back_taps, image_work, result_work,
+    score_work, dq, dk, dposition,
+):  # fmt: skip
+    N, _, C = q.shape
+    size, margin = planes
+    G, K2 = kernel.shape[2:]
+    channels = C // G
+    scale = q.dtype.type(1 / math.sqrt(channels))
+    for n in prange(N):
+        thread = get_thread_id()
+        qs, ks, ds = image_work[thread, 0], image_work[thread, 1], result_work[thread]
+        own, dscore = score_work[thread, 0], score_work[thread, 1]
+        for g in range(G):
+            first = g * channels
+            take_group(q[n], first, channels, qs, margin, pitch)
+            take_group(k[n], first, channels, ks, margin, pitch)
+            tap_by_tap(kernel[n, :, g], margin, pitch, own)
+            tap_by_tap(dkernel[n, :, g], margin, pitch, dscore)
+            _score_gradients(own, margin, pitch, size, scale, K2, dscore)
+            window_sums(dscore, ks, taps, pitch, size, channels, ds, margin, pitch)
+            multiply(
+                position, first, 1, C, dscore, margin, pitch,
+                ds, margin, pitch, channels, K2, size, True,
+            )  # fmt: skip
+            put_group(ds, margin, pitch, dq[n], first, channels)
+            window_sums(dscore, qs, back_taps, pitch, size, channels, ds, margin, pitch)
+            put_group(ds, margin, pitch, dk[n], first, channels)
+            _position_gradients(
+                dscore, qs, margin, pitch, size, dposition[n, :, first : first + channels]
+            )
 
 
-@njit(parallel=True, cache=True, fastmath=SUMS)
-def _dqueries_and_keys(dscore, q, k, position, dilation, dq, dk):
-    """Row (n, i) of dq and of dk; dk looks up who reached it: tap (K-1-u, K-1-v) of cell (r, s)."""
-    N, H, W, G, K, _ = dscore.shape
-    per_group = q.shape[3] // G
-    for row in prange(N * H):
-        n, i = row // H, row % H
-        for j in range(W):
-            dq[n, i, j] = 0
-            dk[n, i, j] = 0
-            for u in range(K):
-                r = i + (u - K // 2) * dilation
-                if not 0 <= r < H:
-                    continue
-                for v in range(K):
-                    s = j + (v - K // 2) * dilation
-                    if not 0 <= s < W:
-                        continue
-                    for g in range(G):
-                        lo, hi = g * per_group, (g + 1) * per_group
-                        ks, ps, dqs = k[n, r, s, lo:hi], position[u, v, lo:hi], dq[n, i, j, lo:hi]
-                        qs, dks = q[n, r, s, lo:hi], dk[n, i, j, lo:hi]
-                        asked = dscore[n, i, j, g, u, v]
-                        reached = dscore[n, r, s, g, K - 1 - u, K - 1 - v]
-                        for c in range(dqs.size):
-                            dqs[c] += asked * (ks[c] + ps[c])
-                            dks[c] += reached * qs[c]
+@njit(cache=True)
+def _score_gradients(kernel, margin, pitch, size, scale, K2, dkernel):
+    """dkernel becomes dscore = kernel * (dkernel - sum over the window of dkernel * kernel)
+    / sqrt(C / G), which is 0 outside the image, as the kernel is.
+    """
+    zero, scale_p = splat(kernel.dtype.type(0), LANES), splat(scale, LANES)
+    minus = splat(kernel.dtype.type(-1), LANES)
+    for p in range(margin, margin + size, LANES):
+        mean = zero
+        for first in range(p, p + K2 * pitch, pitch):
+            mean = fma(load(dkernel, first, LANES), load(kernel, first, LANES), mean)
+        for first in range(p, p + K2 * pitch, pitch):
+            weight = fma(load(kernel, first, LANES), scale_p, zero)
+            difference = fma(mean, minus, load(dkernel, first, LANES))
+            store(dkernel, first, fma(difference, weight, zero))
 
 
-@njit(parallel=True, cache=True, fastmath=SUMS)
-def _dpositions(dscore, q, dposition):
-    """One tap a thread, summed over all pixels in order."""
-    N, H, W, G, K, _ = dscore.shape
-    per_group = q.shape[3] // G
-    for cell in prange(K * K):
-        u, v = cell // K, cell % K
-        dposition[u, v] = 0
-        for n in range(N):
-            for i in range(H):
-                for j in range(W):
-                    for g in range(G):
-                        lo, hi = g * per_group, (g + 1) * per_group
-                        qs, dps = q[n, i, j, lo:hi], dposition[u, v, lo:hi]
-                        for c in range(qs.size):
-                            dps[c] += dscore[n, i, j, g, u, v] * qs[c]
+@njit(cache=True)
+def _position_gradients(dscore, q, margin, pitch, size, dposition):
+    """dposition[t, c], the sum over the pixels of dscore[t] * q[c]."""
+    for t in range(dposition.shape[0]):
+        for c in range(dposition.shape[1]):
+            total = splat(q.dtype.type(0), LANES)
+            for p in range(margin, margin + size, LANES):
+                total = fma(
+                    load(dscore, t * pitch + p, LANES), load(q, c * pitch + p, LANES), total
+                )
+            dposition[t, c] = lane_sum(total)
 
 
-def _contiguous(
-    q: np.ndarray, k: np.ndarray, position: np.ndarray | None, K: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arrays as the compiled loops take them; no positions are positions of 0."""
+def _images(q: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, H * W, C), contiguous."""
+    N, H, W, C = q.shape
+    return (
+        np.ascontiguousarray(q).reshape(N, H * W, C),
+        np.ascontiguousarray(k).reshape(N, H * W, C),
+    )
+
+
+def _rows(position: np.ndarray | None, K: int, q: np.ndarray) -> np.ndarray:
+    """The positions (K * K * C,); without any they are 0."""
     if position is None:
-        position = np.zeros((K, K, q.shape[3]), q.dtype)
-    return np.ascontiguousarray(q), np.ascontiguousarray(k), np.ascontiguousarray(position)
+        return np.zeros(K * K * q.shape[3], q.dtype)
+    return np.ascontiguousarray(position).reshape(-1)

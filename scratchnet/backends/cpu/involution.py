@@ -15,9 +15,11 @@ from scratchnet.backends.cpu.window_sums import (
     join_phases,
     kernel_gradients,
     mask_kernels,
+    pixel_by_pixel,
     put_group,
     split_phases,
     take_group,
+    tap_by_tap,
     tap_tables,
     window_sums,
 )
@@ -65,26 +67,10 @@ def _forward(x, kernel, planes, pitch, taps, mask, kernel_work, x_work, y_work, 
             for phase in range(phases):
                 start = margin + phase * pitch
                 take_group(x[n, phase], g * channels, channels, xs, start, phases * pitch)
-            _tap_by_tap(kernel[n, :, g], margin, pitch, own)
+            tap_by_tap(kernel[n, :, g], margin, pitch, own)
             mask_kernels(own, margin, pitch, mask, size)
             window_sums(own, xs, taps, phases * pitch, size, channels, ys, margin, pitch)
             put_group(ys, margin, pitch, y[n], g * channels, channels)
-
-
-@njit(cache=True)
-def _tap_by_tap(kernel, margin, pitch, taps):
-    for k in range(kernel.shape[1]):
-        tap = taps[margin + k * pitch :]
-        for p in range(kernel.shape[0]):
-            tap[p] = kernel[p, k]
-
-
-@njit(cache=True)
-def _pixel_by_pixel(taps, margin, pitch, kernel):
-    for k in range(kernel.shape[1]):
-        tap = taps[margin + k * pitch :]
-        for p in range(kernel.shape[0]):
-            kernel[p, k] = tap[p]
 
 
 def involution_backward(
@@ -144,9 +130,9 @@ def _backward(
                 take_group(x[n, phase], first, channels, xs, margin + phase * pitch, step)
             take_group(dy[n], first, channels, dys, margin, pitch)
             kernel_gradients(dys, margin, pitch, xs, taps, step, mask, size, channels, own)
-            _pixel_by_pixel(own, margin, pitch, dkernel[n, :, g])
+            pixel_by_pixel(own, margin, pitch, dkernel[n, :, g])
             if dx.size:
-                _tap_by_tap(kernel[n, :, g], margin, pitch, own)
+                tap_by_tap(kernel[n, :, g], margin, pitch, own)
                 mask_kernels(own, margin, pitch, mask, size)
                 for phase in range(phases):
                     start, some_taps = (

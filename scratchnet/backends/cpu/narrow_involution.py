@@ -305,7 +305,7 @@ def _norm_gradients(xs, t, dt, weights, reduce_bias, norm, pitch, start, dz, dno
     for i in range(H):
         for j in range(0, width, LANES):
             e = start + i * pitch + j
-            dz_e = where_positive(load(t, e, LANES), load(dt, e, LANES))
+            dz_e = where_positive(load(t, e, LANES), load(dt, e, LANES), zero)
             xhat = fma(dot(load_planes(xs, e, weights), weights, bias), inv_std, zero)
             dgamma = fma(dz_e, xhat, dgamma)
             dbeta = fma(dz_e, one, dbeta)

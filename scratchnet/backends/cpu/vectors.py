@@ -7,6 +7,9 @@ shorter registers the compiler splits them. The functions take an array that is 
 contiguous, and check no bounds.
 """
 
+import math
+from decimal import Decimal
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -98,15 +101,78 @@ def relu(typing_context, vector):
 
 
 @intrinsic
-def where_positive(typing_context, test, vector):
-    """The lanes of vector where test is > 0, else 0."""
+def where_positive(typing_context, test, a, b):
+    """The lanes of a where test is > 0, else those of b."""
 
     def generate(context, builder, signature, arguments):
-        test_value, value = arguments
-        zero = ir.Constant(value.type, None)
-        return builder.select(builder.fcmp_ordered(">", test_value, zero), value, zero)
+        test_value, a_value, b_value = arguments
+        zero = ir.Constant(test_value.type, None)
+        return builder.select(builder.fcmp_ordered(">", test_value, zero), a_value, b_value)
 
-    return vector(test, vector), generate
+    return a(test, a, b), generate
+
+
+@intrinsic
+def larger(typing_context, a, b):
+    """The larger of the two in each lane; b where a is a NaN."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
+
+    return a(a, a), generate
+
+
+@intrinsic
+def divide(typing_context, a, b):
+    """a / b in each lane."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fdiv(*arguments)
+
+    return a(a, a), generate
+
+
+@intrinsic
+def exp(typing_context, vector):
+    """e to the power of each lane, for lanes <= 0: -inf gives 0, as does what would be subnormal.
+
+    x = n * log(2) + r with a whole n leaves |r| <= log(2) / 2, where the Taylor series' next term
+    is below the rounding error. 2^n is written into the bits of the exponent. log(2) is taken in
+    two parts: n times the first, of few bits, is exact. A NaN stays.
+    """
+    bits = vector.element.bitwidth
+    terms, mantissa, least, part = {32: (8, 23, -126, 16), 64: (14, 52, -1022, 40)}[bits]
+    log2 = Decimal(2).ln()
+    log2_high = math.floor(log2 * 2**part) / 2**part
+
+    def generate(context, builder, signature, arguments):
+        [x] = arguments
+        integers = ir.VectorType(ir.IntType(bits), vector.lanes)
+
+        def constant(number, kind=x.type):
+            return ir.Constant(kind, [number] * vector.lanes)
+
+        def select(comparison, a, b, yes, no):
+            return builder.select(builder.fcmp_ordered(comparison, a, b), yes, no)
+
+        lowest = constant(least * math.log(2))
+        bounded = select("<", x, lowest, lowest, x)
+        kind = ir.FunctionType(x.type, [x.type])
+        rint = cgutils.get_or_insert_function(
+            builder.module, kind, f"llvm.rint.v{vector.lanes}f{bits}"
+        )
+        n = builder.call(rint, [builder.fmul(bounded, constant(1 / math.log(2)))])
+        n = select("==", n, n, n, constant(0.0))  # of a NaN there is no integer
+        r = fused(builder, vector, n, constant(-log2_high), bounded)
+        r = fused(builder, vector, n, constant(float(Decimal(log2_high) - log2)), r)
+        series = constant(0.0)
+        for k in reversed(range(terms)):
+            series = fused(builder, vector, series, r, constant(1 / math.factorial(k)))
+        exponent = builder.add(builder.fptosi(n, integers), constant(1 - least, integers))
+        power = builder.bitcast(builder.shl(exponent, constant(mantissa, integers)), x.type)
+        return select("<", x, lowest, constant(0.0), builder.fmul(series, power))
+
+    return vector(vector), generate
 
 
 @intrinsic

@@ -229,3 +229,21 @@ def put_group(planes, start, pitch, pixels, first, channels):
     for p in range(0 if wide < channels else tiled, P):
         for c in range(wide if p < tiled else 0, channels):
             flat[np.uint64(p * C + first + c)] = planes[np.uint64(start + c * pitch + p)]
+
+
+@njit(cache=True)
+def tap_by_tap(kernel, margin, pitch, taps):
+    """Kernels (pixels, K * K), each tap into a plane."""
+    for k in range(kernel.shape[1]):
+        tap = taps[margin + k * pitch :]
+        for p in range(kernel.shape[0]):
+            tap[p] = kernel[p, k]
+
+
+@njit(cache=True)
+def pixel_by_pixel(taps, margin, pitch, kernel):
+    """Back from the planes into kernels (pixels, K * K)."""
+    for k in range(kernel.shape[1]):
+        tap = taps[margin + k * pitch :]
+        for p in range(kernel.shape[0]):
+            kernel[p, k] = tap[p]
