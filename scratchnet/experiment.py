@@ -16,7 +16,14 @@ import numpy as np
 
 from scratchnet.checkpoint import CheckpointError
 from scratchnet.data import Dataset
-from scratchnet.data.augment import Augmentation, Compose, RandomCrop, RandomFlip, RandomShift
+from scratchnet.data.augment import (
+    Augmentation,
+    Compose,
+    RandomAffine,
+    RandomCrop,
+    RandomFlip,
+    RandomShift,
+)
 from scratchnet.history import Epoch, History, write_text
 from scratchnet.layers import Sequential
 from scratchnet.losses import SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
@@ -44,9 +51,9 @@ SCHEDULES = {
 }
 COMPACT_SCHEDULES = {
     "glyphs": Schedule(20, 128, 3e-3),
-    "mnist": Schedule(30, 128, 3e-3),
-    "fashion-mnist": Schedule(20, 128, 3e-3),
-    "cifar10": Schedule(30, 128, 3e-3),
+    "mnist": Schedule(18, 128, 3e-3),
+    "fashion-mnist": Schedule(14, 128, 3e-3),
+    "cifar10": Schedule(20, 128, 3e-3),
 }
 
 # What pixels of 0 to 255 become before a network sees them: (pixel * scale - mean) / std.
@@ -58,7 +65,7 @@ PIXELS = {
 # Changes that leave an image of its class: a digit has no mirror image.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "glyphs": RandomShift(2),
-    "mnist": RandomShift(2),
+    "mnist": RandomAffine(degrees=12, zoom=1.12, pixels=2),
     "fashion-mnist": Compose(RandomFlip(), RandomShift(2)),
     "cifar10": Compose(RandomFlip(), RandomCrop(4)),
 }

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchnet.data import Compose, Cutout, RandomCrop, RandomFlip, RandomShift
+from scratchnet.data import Compose, Cutout, RandomAffine, RandomCrop, RandomFlip, RandomShift
 
 SHAPES = st.tuples(
     st.integers(1, 5), st.integers(4, 9), st.integers(4, 9), st.integers(1, 3)
@@ -15,6 +15,7 @@ DTYPES = st.sampled_from([np.uint8, np.float32])
 AUGMENTATIONS = [
     RandomShift(2),
     RandomCrop(3),
+    RandomAffine(10, 1.2, 1),
     RandomFlip(),
     Cutout(3),
     Compose(RandomCrop(2), RandomFlip(), Cutout(2)),
@@ -89,6 +90,39 @@ def test_a_crop_is_a_window_of_the_mirrored_image(shape, seed, padding):
         )
 
 
+class Drawn:
+    """A generator of which the next draw is known: everything at its largest."""
+
+    def uniform(self, low, high, shape):
+        return np.full(shape, float(high))
+
+
+@given(shape=SHAPES, seed=SEEDS, pixels=st.integers(1, 3))
+def test_an_affine_map_can_turn_shift_and_zoom(shape, seed, pixels):
+    images = random_images(shape, seed)
+    H, W = shape[1:3]
+    square = images[:, : min(H, W), : min(H, W)]
+    np.testing.assert_array_equal(
+        RandomAffine(90, 1, 0)(square, Drawn()), np.rot90(square, axes=(2, 1))
+    )
+    shifted = RandomAffine(0, 1, pixels)(images, Drawn())
+    np.testing.assert_array_equal(shifted[:, :-pixels, :-pixels], images[:, pixels:, pixels:])
+    assert not shifted[:, H - pixels :].any() and not shifted[:, :, W - pixels :].any()
+    ramp = np.broadcast_to(np.arange(9.0)[:, None, None], (9, 9, 1))[None]
+    halved = RandomAffine(0, 2, 0)(ramp, Drawn())[0, :, :, 0]
+    np.testing.assert_allclose(halved[2:7, 2:7], 4 + 2 * (ramp[0, 2:7, 2:7, 0] - 4))
+    assert not halved[[0, 1, 7, 8]].any()
+
+
+def test_an_affine_map_rounds_whole_numbers_and_only_those():
+    images = np.array([[0, 1]]).reshape(1, 1, 2, 1)
+    half = RandomAffine(0, 1, 0.5)
+    one_row = np.repeat(images, 3, axis=1)
+    whole, exact = (half(one_row.astype(dtype), Drawn()) for dtype in (np.uint8, np.float32))
+    np.testing.assert_array_equal(exact[0, 0, :, 0], [0.5, 0.5])
+    np.testing.assert_array_equal(whole[0, 0, :, 0], [1, 1])
+
+
 @given(shape=SHAPES, seed=SEEDS)
 def test_a_flip_is_the_image_or_its_mirror(shape, seed):
     images = random_images(shape, seed)
@@ -138,6 +172,17 @@ def test_compose_applies_its_steps_in_order():
         (lambda: Cutout(-1), ValueError, "Cutout: size is -1, accepted are 1 and above"),
         (lambda: RandomFlip(1.1), ValueError, "RandomFlip: probability is 1.1, accepted are 0 to"),
         (lambda: RandomFlip(np.nan), ValueError, "RandomFlip: probability is nan"),
+        (
+            lambda: RandomAffine(181, 1, 0),
+            ValueError,
+            "RandomAffine: degrees is 181, accepted are 0",
+        ),
+        (
+            lambda: RandomAffine(0, 0.9, 0),
+            ValueError,
+            "RandomAffine: zoom is 0.9, accepted are 1 and",
+        ),
+        (lambda: RandomAffine(0, 1, np.nan), ValueError, "RandomAffine: pixels is nan, accepted"),
         (lambda: Compose(3), TypeError, "Compose: 3 cannot be called"),
         (
             lambda: RandomCrop(4)(np.zeros((1, 4, 9, 1)), np.random.default_rng(0)),

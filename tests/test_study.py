@@ -75,7 +75,7 @@ def test_the_rows_are_the_reports_and_those_that_answer_it():
         256,
     ]
     assert [run.seed for run in full["mnist/convolution"].runs()] == [0, 1, 2]
-    assert full["cifar10/compact-involution"].experiment.epochs == 30
+    assert full["cifar10/compact-involution"].experiment.epochs == 20
     both = study_rows(1, raw_pixels=False, quick=True, devices=["cpu", "cuda"])
     on_gpu = [row.name for row in both if row.experiment.backend == "cuda"]
     assert on_gpu == [f"{dataset}/{operator}" for dataset in DATASETS for operator in OPERATORS]

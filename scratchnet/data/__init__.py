@@ -4,7 +4,14 @@ dataset = load("glyphs")
 for x, labels in Batches(dataset.train, 128, rng=np.random.default_rng(0)): ...
 """
 
-from scratchnet.data.augment import Compose, Cutout, RandomCrop, RandomFlip, RandomShift
+from scratchnet.data.augment import (
+    Compose,
+    Cutout,
+    RandomAffine,
+    RandomCrop,
+    RandomFlip,
+    RandomShift,
+)
 from scratchnet.data.batches import Batches
 from scratchnet.data.dataset import Dataset, Split
 from scratchnet.data.errors import DataError
@@ -17,6 +24,7 @@ __all__ = [
     "Cutout",
     "DataError",
     "Dataset",
+    "RandomAffine",
     "RandomCrop",
     "RandomFlip",
     "RandomShift",

@@ -5,10 +5,12 @@ shape and dtype. All randomness comes from the numpy.random.Generator `rng`; eac
 own.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.lib.stride_tricks import sliding_window_view
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -51,6 +53,44 @@ class RandomCrop:
                 f"{images.shape[1]} x {images.shape[2]} is at most {min(images.shape[1:3]) - 1}"
             )
         return _random_window(images, rng, self.padding, mode="reflect")
+
+
+@dataclass(frozen=True)
+class RandomAffine:
+    """Turn each image about its centre, zoom and move it, each by up to so much either way.
+
+    degrees   of the turn, up to 180
+    zoom      the largest factor, above 1; the smallest is its inverse
+    pixels    of the shift along rows and columns
+
+    Values between pixels are interpolated in both directions; beyond the border they are 0. For
+    handwriting, whose slant and size are the hand's. Source: Simard et al. 2003, "Best practices
+    for convolutional neural networks", section 2.
+    """
+
+    degrees: float
+    zoom: float
+    pixels: float
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("degrees", 0, 180),
+            ("zoom", 1, math.inf),
+            ("pixels", 0, math.inf),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high or value == math.inf:
+                accepted = f"{low} to {high}" if high < math.inf else f"{low} and above"
+                raise ValueError(f"RandomAffine: {name} is {value}, accepted are {accepted}")
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        turn, zoom, down, right = rng.uniform(-1, 1, (4, len(images)))
+        turn, zoom = np.deg2rad(self.degrees * turn), self.zoom**zoom
+        back = np.array([np.cos(turn), np.sin(turn), self.pixels * down, self.pixels * right])
+        back[:2] *= zoom
+        moved = np.empty(images.shape, images.dtype)
+        _interpolate(np.ascontiguousarray(images), back.T, moved)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -125,6 +165,28 @@ def _random_window(
     runs = sliding_window_view(rows_of_elements, W * C, axis=2)[:, :, ::C]
     rows = top[:, None] + np.arange(H)
     return runs[np.arange(N)[:, None], rows, left[:, None]].reshape(N, H, W, C)
+
+
+@njit(cache=True)
+def _interpolate(images, back, moved):
+    """Each pixel of `moved` from where it lay: back (N, 4) turns, zooms and shifts its place."""
+    N, H, W, C = images.shape
+    half = 0.5 if moved.dtype.kind in "iu" else 0.0  # whole numbers are rounded
+    for n in range(N):
+        cos, sin, down, right = back[n]
+        for i in range(H):
+            for j in range(W):
+                y, x = i - (H - 1) / 2, j - (W - 1) / 2
+                r = cos * y - sin * x + down + (H - 1) / 2
+                s = sin * y + cos * x + right + (W - 1) / 2
+                r0, s0 = math.floor(r), math.floor(s)
+                for c in range(C):
+                    value = half
+                    for u, of_row in ((r0, r0 + 1 - r), (r0 + 1, r - r0)):
+                        for v, of_column in ((s0, s0 + 1 - s), (s0 + 1, s - s0)):
+                            if 0 <= u < H and 0 <= v < W:
+                                value += of_row * of_column * images[n, u, v, c]
+                    moved[n, i, j, c] = value
 
 
 def _check_size(owner: str, name: str, value: int) -> None:
