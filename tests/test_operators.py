@@ -249,6 +249,19 @@ def test_softmax_of_large_logits(backend, dtype):
     np.testing.assert_allclose(dlogits, [[1, -1, 0], [1 / 3, 1 / 3, -2 / 3]], rtol=1e-6)
 
 
+@every_dtype
+@every_backend
+@pytest.mark.parametrize(
+    ("query", "taps"),
+    [(100, [5, 4, 3]), (-100, [4, 3, 4])],  # scores of 0, 10,000 and 5,000, or below 0
+)
+def test_attention_of_scores_far_apart(query, taps, backend, dtype):
+    q = np.full((1, 1, 3, 1), query, dtype)
+    k = np.array([0, 100, 50], dtype).reshape(1, 1, 3, 1)
+    kernel = get_backend(backend).attention_kernel_forward(q, k, None, 3, 1)
+    np.testing.assert_array_equal(kernel.reshape(3, 9), np.eye(9)[taps])
+
+
 @every_backend
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(backend):
     x = np.ones((100, 1000), np.float32)
