@@ -6,6 +6,7 @@
     python examples/benchmark.py --memory        what a step needs beyond its data
     python examples/benchmark.py --scaling       1 thread against 2, batches of 32 to 1024
     python examples/benchmark.py --startup       from a new process to its first step
+    python examples/benchmark.py --device cuda   steps and kernels on an NVIDIA GPU
 
 Whichever of PyTorch and Keras is installed takes part. The networks are the report's, with the same
 starting weights in each framework (peers_pytorch.py, peers_keras.py); all take turns in one
@@ -38,6 +39,7 @@ from benchmark_tools import (
     training_step,
 )
 
+from scratchnet.backends import BackendError, get_backend
 from scratchnet.profiling import measure
 
 
@@ -205,6 +207,7 @@ def main() -> None:
         "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, metavar="NETWORK",
         help=f"of {', '.join(NETWORKS)}; all of them unless given",
     )  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cpu unless given")
     parser.add_argument("--blocks", type=int, default=9, help="medians are over so many (9)")
     parser.add_argument("--seconds", type=float, default=0.4, help="length of a block (0.4)")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="ours alone")
@@ -215,6 +218,14 @@ def main() -> None:
         task, *arguments = options.child
         print(json.dumps(CHILDREN[task](*arguments)))
         return
+    if options.device == "cuda":
+        if options.question:
+            parser.error(f"--{options.question} is measured on the CPU, not with --device cuda")
+        try:
+            get_backend("cuda")
+        except BackendError as error:
+            sys.exit(str(error))
+        options.question = "cuda"
     where = machine()
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     busy = os.getloadavg()[0]
@@ -229,6 +240,8 @@ def main() -> None:
         questions[options.question] = getattr(
             importlib.import_module("benchmark_layers"), options.question
         )
+    if options.question == "cuda":
+        questions["cuda"] = importlib.import_module("benchmark_cuda").on_gpu
     rows = questions.get(options.question, compare)(options)
     if options.json:
         result = {"machine": where, "question": options.question or "step", "rows": rows}

@@ -1,27 +1,30 @@
-"""The involution kernels beside the official algorithm and PyTorch's unfold, on a GPU.
+"""`benchmark.py --device cuda`: training steps beside PyTorch's, and kernels beside others.
 
-    python examples/benchmark_cuda.py [--json FILE]
+First a training step (forward, backward, Adam) of each of the report's networks, at its batch size:
+ours, PyTorch's as its users write it (channels last, no TF32), and the same recorded as a CUDA
+graph. Ours in a graph is missing: Numba launches into none (NVIDIA/numba-cuda issue 832).
 
-Each row is a shape: milliseconds by CUDA events, medians of 20 runs, forward and backward (both
-gradients), and the share of the bandwidth floor, which reads and writes every array once at the
-speed of a copy measured in the same run. The official algorithm is that of Li et al.'s CuPy code,
-written anew: NCHW, one thread for every output element, K * K times two loads and a multiply-add.
+Then the involution kernels beside the official algorithm and PyTorch's unfold. Each row is a shape:
+milliseconds by CUDA events, medians of 20 runs, forward and backward (both gradients), and the
+share of the bandwidth floor, which reads and writes every array once at the speed of a copy
+measured in the same run. The official algorithm is that of Li et al.'s CuPy code, written anew:
+NCHW, one thread for every output element, K * K times two loads and a multiply-add.
+
 Products and convolutions follow, in TFLOP/s beside PyTorch's without TF32. PyTorch's columns need
 torch with CUDA.
 """
 
 import argparse
-import json
 import statistics
-import sys
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
+from benchmark_tools import network_and_batch, training_step
 
-from scratchnet.backends import BackendError, get_backend
+from scratchnet.backends import get_backend
 
 RUNS = 20
+STEPS = 10  # in a run of training steps
 SHAPES = (  # batch, channels, height, stride, K; groups of 16 channels
     (64, 64, 56, 1, 7), (64, 128, 56, 2, 7), (64, 128, 28, 1, 7), (64, 256, 14, 1, 7),
     (64, 512, 7, 1, 7), (128, 64, 32, 1, 7), (128, 128, 16, 1, 7), (128, 256, 8, 1, 7),
@@ -29,23 +32,41 @@ SHAPES = (  # batch, channels, height, stride, K; groups of 16 channels
 )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", metavar="FILE", help="write every number there as well")
-    arguments = parser.parse_args()
-    try:
-        gpu = get_backend("cuda")
-    except BackendError as error:
-        sys.exit(str(error))
-    print(gpu.device.describe())
+def on_gpu(options: argparse.Namespace) -> list[dict]:
+    """Every row. raises BackendError where there is no GPU"""
+    gpu = get_backend("cuda")
     copy_bandwidth = bandwidth(gpu)
-    print(f"copy: {copy_bandwidth / 1e9:.0f} GB/s")
-    rows = [involution_row(gpu, copy_bandwidth, *shape) for shape in SHAPES]
-    rows += [product_row(gpu, size) for size in (1024, 4096)]
-    rows += [convolution_row(gpu, C) for C in (64, 128, 256)]
-    if arguments.json:
-        numbers = {"gpu": gpu.device.describe(), "copy_bandwidth": copy_bandwidth, "rows": rows}
-        Path(arguments.json).write_text(json.dumps(numbers, indent=1))
+    print(f"{gpu.device.describe()}; copy: {copy_bandwidth / 1e9:.0f} GB/s")
+    rows = [{"gpu": gpu.device.describe(), "copy_bandwidth": copy_bandwidth}]
+    rows += [step_row(gpu, network, options.peers) for network in options.networks]
+    rows += [involution_row(gpu, copy_bandwidth, options.peers, *shape) for shape in SHAPES]
+    rows += [product_row(gpu, size, options.peers) for size in (1024, 4096)]
+    rows += [convolution_row(gpu, C, options.peers) for C in (64, 128, 256)]
+    return rows
+
+
+def step_row(gpu, network: str, with_peers: bool) -> dict:
+    """Milliseconds of a training step, all contenders in turn."""
+    model, x, labels = network_and_batch(network)
+    steps = {}
+    if with_peers and torch_with_cuda() is not None:
+        import peers_pytorch as peer
+
+        eager, recorded = (  # of two networks, as a recorded one must not be touched again
+            peer.training_step(model, x, labels, channels_last=True, device="cuda")
+            for _ in range(2)
+        )
+        steps |= {"PyTorch": eager, "PyTorch in a CUDA graph": peer.replayed(recorded)}
+    ours = training_step(model.to("cuda"), gpu.to_device(x), gpu.to_device(labels))
+    row = {"network": network, "batch": len(x)}
+    for name, step in ({"ours": ours} | steps).items():
+        run = lambda step=step: [step() for _ in range(STEPS)]  # noqa: E731
+        row[name] = milliseconds(gpu.device.cuda, run) / STEPS
+    ratios = ", ".join(f"{name} {row[name] / row['ours']:.2f}x" for name in steps)
+    print(
+        f"{network:27} {row['ours']:8.3f} ms a step, {1e3 * len(x) / row['ours']:,.0f}/s; {ratios}"
+    )
+    return row
 
 
 def milliseconds(cuda, function) -> float:
@@ -69,7 +90,7 @@ def bandwidth(gpu) -> float:
     return 3 * a.nbytes / (milliseconds(gpu.device.cuda, lambda: gpu.add_forward(a, b)) / 1e3)
 
 
-def involution_row(gpu, copy_bandwidth: float, N, C, H, stride, K) -> dict:
+def involution_row(gpu, copy_bandwidth: float, with_peers: bool, N, C, H, stride, K) -> dict:
     G, Ho = C // 16, -(-H // stride)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((N, H, H, C), np.float32)
@@ -90,7 +111,9 @@ def involution_row(gpu, copy_bandwidth: float, N, C, H, stride, K) -> dict:
             lambda: gpu.involution_backward(ours[2], ours[0], ours[1], stride),
         ),
         "official": official(gpu, *theirs, stride),
-    } | unfold(x, kernel, dy, stride)
+    }
+    if with_peers:
+        contenders |= unfold(x, kernel, dy, stride)
     for name, (forward, backward) in contenders.items():
         times = [milliseconds(gpu.device.cuda, run) for run in (forward, backward)]
         row |= {f"{name}_forward": times[0], f"{name}_backward": times[1]}
@@ -204,9 +227,9 @@ def unfold(x, kernel, dy, stride: int) -> dict:
     return {"unfold": (forward, lambda: torch.autograd.grad(y, (x, kernel), dy, True))}
 
 
-def product_row(gpu, size: int) -> dict:
+def product_row(gpu, size: int, with_peers: bool) -> dict:
     a, b = (gpu.to_device(np.ones((size, size), np.float32)) for _ in range(2))
-    torch = torch_with_cuda()
+    torch = torch_with_cuda() if with_peers else None
     theirs = None
     if torch is not None:
         one, other = (torch.ones(size, size, device="cuda") for _ in range(2))
@@ -215,10 +238,10 @@ def product_row(gpu, size: int) -> dict:
     return rate_row(gpu, name, 2 * size**3, lambda: gpu.dense_forward(a, b, None), theirs)
 
 
-def convolution_row(gpu, C: int) -> dict:
+def convolution_row(gpu, C: int, with_peers: bool) -> dict:
     x = gpu.to_device(np.ones((64, 28, 28, C), np.float32))
     weight = gpu.to_device(np.ones((3, 3, C, C), np.float32))
-    torch = torch_with_cuda()
+    torch = torch_with_cuda() if with_peers else None
     theirs = None
     if torch is not None:
         layout = {"device": "cuda", "memory_format": torch.channels_last}
@@ -250,7 +273,3 @@ def torch_with_cuda():
         return None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch
-
-
-if __name__ == "__main__":
-    main()

@@ -28,7 +28,7 @@ Step = Callable[[], object]
 
 def training_step(model: sn.Sequential, x: np.ndarray, labels: np.ndarray) -> Step:
     """A function that takes one training step: forward, backward, Adam."""
-    loss = sn.SoftmaxCrossEntropy()
+    loss = sn.SoftmaxCrossEntropy().to(model.backend)
     optimizer = sn.Adam(model.parameters(), 1e-3)
 
     def step() -> float:

@@ -61,14 +61,24 @@ def test_startup(tmp_path):
     assert kept["rows"][0]["seconds"]["scratchnet"] > 0
 
 
-def test_unknown_networks_are_refused():
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--networks", "imagenet"], 2, "invalid choice: 'imagenet'"),
+        (["--device", "cuda", "--memory"], 2, "--memory is measured on the CPU"),
+        (["--device", "cuda"], 1, "the cuda backend needs"),
+    ],
+)
+def test_what_is_refused(options, status, message):
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "NUMBA_ENABLE_CUDASIM": "0"}
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "benchmark.py", "--networks", "imagenet"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, ROOT / "examples" / "benchmark.py", *options],
+        env=os.environ | hidden | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and "invalid choice: 'imagenet'" in done.stderr
+    assert done.returncode == status and message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
