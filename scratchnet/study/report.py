@@ -121,20 +121,25 @@ def _table_1(study: Study) -> list[str]:
 
 def _guessers(study: Study) -> list[str]:
     """Which runs of the table learned nothing."""
-    lines = []
+    told = []
     for dataset in DATASETS:
         for operator in (*OPERATORS, "attention"):
-            for outcome in study.outcomes(f"{dataset}/{operator}"):
-                if abs(outcome["history"][-1]["loss"] - math.log(10)) < GUESS:
-                    title = study.row_title(f"{dataset}/{operator}")
-                    lines += [
-                        "",
-                        f"{title}, seed {outcome['experiment']['seed']}, learned nothing: its loss "
-                        f"stayed at log 10 = {math.log(10):.4f}, that of guessing. A "
-                        "network of few channels can start with a ReLU that is closed for every "
-                        "pixel, and then no gradient comes through.",
-                    ]
-    return lines
+            row = f"{dataset}/{operator}"
+            seeds = [
+                str(outcome["experiment"]["seed"])
+                for outcome in study.outcomes(row)
+                if abs(outcome["history"][-1]["loss"] - math.log(10)) < GUESS
+            ]
+            if seeds:
+                told.append(f"{study.row_title(row)} with seed {' and '.join(seeds)}")
+    if not told:
+        return []
+    return [
+        "",
+        f"Some runs learned nothing: {'; '.join(told)}. Their loss stayed at log 10 = "
+        f"{math.log(10):.4f}, that of guessing. A network of few channels can start with a ReLU "
+        "that is closed for every pixel, and then no gradient comes through.",
+    ]
 
 
 def _differences(study: Study) -> list[str]:
