@@ -423,7 +423,7 @@ def _training_options(parser: argparse.ArgumentParser, out: str) -> None:
 def _report_options(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--seeds", type=_whole(1), default=3, metavar="N",
-           help="train the report's networks, and attention, so often; default: 3")  # fmt: skip
+           help="train the report's six networks so often; default: 3")  # fmt: skip
     option("--quick", action="store_true",
            help="a tenth of the images, two epochs, one seed: to see it work")  # fmt: skip
     option("--only", metavar="ROW", help="train one row, such as mnist/involution")
