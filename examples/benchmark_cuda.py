@@ -15,8 +15,9 @@ torch with CUDA.
 """
 
 import argparse
+import importlib
 import statistics
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from benchmark_tools import network_and_batch, training_step
@@ -38,25 +39,24 @@ def on_gpu(options: argparse.Namespace) -> list[dict]:
     copy_bandwidth = bandwidth(gpu)
     print(f"{gpu.device.describe()}; copy: {copy_bandwidth / 1e9:.0f} GB/s")
     rows = [{"gpu": gpu.device.describe(), "copy_bandwidth": copy_bandwidth}]
-    rows += [step_row(gpu, network, options.peers) for network in options.networks]
-    rows += [involution_row(gpu, copy_bandwidth, options.peers, *shape) for shape in SHAPES]
-    rows += [product_row(gpu, size, options.peers) for size in (1024, 4096)]
-    rows += [convolution_row(gpu, C, options.peers) for C in (64, 128, 256)]
+    torch = torch_with_cuda() if options.peers else None
+    rows += [step_row(gpu, torch, network) for network in options.networks]
+    rows += [involution_row(gpu, torch, copy_bandwidth, *shape) for shape in SHAPES]
+    rows += [product_row(gpu, torch, size) for size in (1024, 4096)]
+    rows += [convolution_row(gpu, torch, C) for C in (64, 128, 256)]
     return rows
 
 
-def step_row(gpu, network: str, with_peers: bool) -> dict:
-    """Milliseconds of a training step, all contenders in turn."""
+def step_row(gpu, torch, network: str) -> dict:
+    """Milliseconds of a training step, one contender after the other."""
     model, x, labels = network_and_batch(network)
     steps = {}
-    if with_peers and torch_with_cuda() is not None:
-        import peers_pytorch as peer
-
-        eager, recorded = (  # of two networks, as a recorded one must not be touched again
-            peer.training_step(model, x, labels, channels_last=True, device="cuda")
-            for _ in range(2)
-        )
-        steps |= {"PyTorch": eager, "PyTorch in a CUDA graph": peer.replayed(recorded)}
+    if torch is not None:
+        make = partial(
+            importlib.import_module("peers_pytorch").training_step,
+            model, x, labels, channels_last=True, device="cuda",
+        )  # fmt: skip
+        steps = {"PyTorch": make(), "PyTorch in a CUDA graph": make(graph=True)}
     ours = training_step(model.to("cuda"), gpu.to_device(x), gpu.to_device(labels))
     row = {"network": network, "batch": len(x)}
     for name, step in ({"ours": ours} | steps).items():
@@ -90,7 +90,7 @@ def bandwidth(gpu) -> float:
     return 3 * a.nbytes / (milliseconds(gpu.device.cuda, lambda: gpu.add_forward(a, b)) / 1e3)
 
 
-def involution_row(gpu, copy_bandwidth: float, with_peers: bool, N, C, H, stride, K) -> dict:
+def involution_row(gpu, torch, copy_bandwidth: float, N, C, H, stride, K) -> dict:
     G, Ho = C // 16, -(-H // stride)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((N, H, H, C), np.float32)
@@ -112,8 +112,8 @@ def involution_row(gpu, copy_bandwidth: float, with_peers: bool, N, C, H, stride
         ),
         "official": official(gpu, *theirs, stride),
     }
-    if with_peers:
-        contenders |= unfold(x, kernel, dy, stride)
+    if torch is not None:
+        contenders["unfold"] = unfold(torch, x, kernel, dy, stride)
     for name, (forward, backward) in contenders.items():
         times = [milliseconds(gpu.device.cuda, run) for run in (forward, backward)]
         row |= {f"{name}_forward": times[0], f"{name}_backward": times[1]}
@@ -203,11 +203,8 @@ def official_kernels(cuda, C, H, W, G, K, Ho, Wo, stride):
     return forward, image_gradient, kernel_gradient
 
 
-def unfold(x, kernel, dy, stride: int) -> dict:
-    """PyTorch's formulation by unfold, forward and backward; nothing where torch has no CUDA."""
-    torch = torch_with_cuda()
-    if torch is None:
-        return {}
+def unfold(torch, x, kernel, dy, stride: int):
+    """PyTorch's formulation by unfold, forward and backward."""
     N, Ho, Wo, G, K, _ = kernel.shape
     C = x.shape[3]
     x = torch.tensor(x.transpose(0, 3, 1, 2).copy(), device="cuda", requires_grad=True)
@@ -224,12 +221,11 @@ def unfold(x, kernel, dy, stride: int) -> dict:
         return (kernel * windows).sum(dim=3).view(N, C, Ho, Wo)
 
     y = forward()
-    return {"unfold": (forward, lambda: torch.autograd.grad(y, (x, kernel), dy, True))}
+    return forward, lambda: torch.autograd.grad(y, (x, kernel), dy, True)
 
 
-def product_row(gpu, size: int, with_peers: bool) -> dict:
+def product_row(gpu, torch, size: int) -> dict:
     a, b = (gpu.to_device(np.ones((size, size), np.float32)) for _ in range(2))
-    torch = torch_with_cuda() if with_peers else None
     theirs = None
     if torch is not None:
         one, other = (torch.ones(size, size, device="cuda") for _ in range(2))
@@ -238,10 +234,9 @@ def product_row(gpu, size: int, with_peers: bool) -> dict:
     return rate_row(gpu, name, 2 * size**3, lambda: gpu.dense_forward(a, b, None), theirs)
 
 
-def convolution_row(gpu, C: int, with_peers: bool) -> dict:
+def convolution_row(gpu, torch, C: int) -> dict:
     x = gpu.to_device(np.ones((64, 28, 28, C), np.float32))
     weight = gpu.to_device(np.ones((3, 3, C, C), np.float32))
-    torch = torch_with_cuda() if with_peers else None
     theirs = None
     if torch is not None:
         layout = {"device": "cuda", "memory_format": torch.channels_last}
@@ -263,8 +258,8 @@ def rate_row(gpu, name: str, operations: int, ours, theirs) -> dict:
     return row
 
 
-@lru_cache
 def torch_with_cuda():
+    """PyTorch, without TF32; None where it is not installed or has no GPU."""
     try:
         import torch
     except ImportError:

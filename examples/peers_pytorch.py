@@ -38,16 +38,19 @@ def training_step(
     *,
     channels_last: bool = False,
     device: str = "cpu",
+    graph: bool = False,
 ) -> Callable[[], object]:
-    """A function that takes one training step of the model's twin: forward, backward, Adam."""
+    """A function that takes one training step of the model's twin: forward, backward, Adam.
+
+    graph   record the step as a CUDA graph and replay it: one launch instead of one a kernel
+    """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     net = twin(model, x.shape[1:]).to(device=device, memory_format=memory_format).train()
     images = image_tensor(x).to(device=device, memory_format=memory_format)
     targets = torch.from_numpy(labels).to(device)
     criterion = nn.CrossEntropyLoss()
-    # Only with its count of steps on the GPU can Adam be part of a graph.
-    capturable = device == "cuda"
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, eps=1e-7, capturable=capturable)
+    # A recorded Adam keeps its count of steps on the GPU.
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, eps=1e-7, capturable=graph)
 
     def step() -> object:
         optimizer.zero_grad()
@@ -56,11 +59,11 @@ def training_step(
         optimizer.step()
         return loss
 
-    return step
+    return recorded(step) if graph else step
 
 
-def replayed(step: Callable[[], object]) -> Callable[[], object]:
-    """The step on a GPU, recorded as a CUDA graph: one launch instead of one for each kernel."""
+def recorded(step: Callable[[], object]) -> Callable[[], object]:
+    """What replays a step from a CUDA graph."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # what a first run allocates and chooses must not be recorded

@@ -175,14 +175,15 @@ def test_compose_applies_its_steps_in_order():
         (
             lambda: RandomAffine(181, 1, 0),
             ValueError,
-            "RandomAffine: degrees is 181, accepted are 0",
+            "RandomAffine: degrees must be a number of at least 0 and at most 180, got 181",
         ),
         (
             lambda: RandomAffine(0, 0.9, 0),
             ValueError,
-            "RandomAffine: zoom is 0.9, accepted are 1 and",
+            "RandomAffine: zoom must be a number of at least 1, got 0.9",
         ),
-        (lambda: RandomAffine(0, 1, np.nan), ValueError, "RandomAffine: pixels is nan, accepted"),
+        (lambda: RandomAffine(0, 1, np.nan), ValueError, "RandomAffine: pixels must be a number"),
+        (lambda: RandomAffine("a", 1, 0), ValueError, "RandomAffine: degrees must be a number"),
         (lambda: Compose(3), TypeError, "Compose: 3 cannot be called"),
         (
             lambda: RandomCrop(4)(np.zeros((1, 4, 9, 1)), np.random.default_rng(0)),

@@ -210,19 +210,20 @@ def test_variance_of_values_far_from_zero(operator, backend):
 
 
 @every_backend
+@pytest.mark.parametrize("hidden", [1, 3])
 @pytest.mark.parametrize("operator", ["generated_involution"])
-def test_variance_with_a_first_image_unlike_the_others(operator, backend):
+def test_variance_with_a_first_image_unlike_the_others(operator, hidden, backend):
     """A pass that takes deviations from a sample's mean must not rely on the sample."""
     rng = np.random.default_rng(0)
     x = (1e4 + rng.standard_normal((64, 16, 16, 3))).astype(np.float32)
     x[0] = 0
     arguments = {
         "x": x,
-        "reduce_weight": np.array([1, 2, -1], np.float32).reshape(1, 1, 3, 1),
-        "reduce_bias": np.ones(1, np.float32),
-        "gamma": np.ones(1, np.float32),
-        "beta": np.zeros(1, np.float32),
-        "span_weight": np.ones((1, 1, 1, 9), np.float32),
+        "reduce_weight": np.tile(np.float32([[1], [2], [-1]]), hidden)[None, None],
+        "reduce_bias": np.ones(hidden, np.float32),
+        "gamma": np.ones(hidden, np.float32),
+        "beta": np.zeros(hidden, np.float32),
+        "span_weight": np.ones((1, 1, hidden, 9), np.float32),
         "span_bias": np.zeros(9, np.float32),
     }
     exact = reference.generated_involution_forward(

@@ -5,13 +5,13 @@ shape and dtype. All randomness comes from the numpy.random.Generator `rng`; eac
 own.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.lib.stride_tricks import sliding_window_view
+
+from scratchnet.checks import check_number
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -73,24 +73,20 @@ class RandomAffine:
     pixels: float
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("degrees", 0, 180),
-            ("zoom", 1, math.inf),
-            ("pixels", 0, math.inf),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high or value == math.inf:
-                accepted = f"{low} to {high}" if high < math.inf else f"{low} and above"
-                raise ValueError(f"RandomAffine: {name} is {value}, accepted are {accepted}")
+        check_number("RandomAffine", "degrees", self.degrees, 0, 180)
+        check_number("RandomAffine", "zoom", self.zoom, 1)
+        check_number("RandomAffine", "pixels", self.pixels, 0)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        turn, zoom, down, right = rng.uniform(-1, 1, (4, len(images)))
+        turn, zoom, down, right = rng.uniform(-1, 1, (4, len(images), 1, 1))
         turn, zoom = np.deg2rad(self.degrees * turn), self.zoom**zoom
-        back = np.array([np.cos(turn), np.sin(turn), self.pixels * down, self.pixels * right])
-        back[:2] *= zoom
-        moved = np.empty(images.shape, images.dtype)
-        _interpolate(np.ascontiguousarray(images), back.T, moved)
-        return moved
+        cos, sin = zoom * np.cos(turn), zoom * np.sin(turn)
+        H, W = images.shape[1:3]
+        y, x = (np.arange(H) - (H - 1) / 2)[:, None], np.arange(W) - (W - 1) / 2
+        # Where each pixel lay: (N, H, W).
+        rows = cos * y - sin * x + self.pixels * down + (H - 1) / 2
+        columns = sin * y + cos * x + self.pixels * right + (W - 1) / 2
+        return _interpolated(images, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -167,26 +163,23 @@ def _random_window(
     return runs[np.arange(N)[:, None], rows, left[:, None]].reshape(N, H, W, C)
 
 
-@njit(cache=True)
-def _interpolate(images, back, moved):
-    """Each pixel of `moved` from where it lay: back (N, 4) turns, zooms and shifts its place."""
+def _interpolated(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The images' values at rows and columns (N, H, W) between pixels, 0 beyond the border."""
     N, H, W, C = images.shape
-    half = 0.5 if moved.dtype.kind in "iu" else 0.0  # whole numbers are rounded
-    for n in range(N):
-        cos, sin, down, right = back[n]
-        for i in range(H):
-            for j in range(W):
-                y, x = i - (H - 1) / 2, j - (W - 1) / 2
-                r = cos * y - sin * x + down + (H - 1) / 2
-                s = sin * y + cos * x + right + (W - 1) / 2
-                r0, s0 = math.floor(r), math.floor(s)
-                for c in range(C):
-                    value = half
-                    for u, of_row in ((r0, r0 + 1 - r), (r0 + 1, r - r0)):
-                        for v, of_column in ((s0, s0 + 1 - s), (s0 + 1, s - s0)):
-                            if 0 <= u < H and 0 <= v < W:
-                                value += of_row * of_column * images[n, u, v, c]
-                    moved[n, i, j, c] = value
+    whole = np.issubdtype(images.dtype, np.integer)
+    values = np.full(images.shape, 0.5 if whole else 0.0)  # whole numbers are rounded
+    first_row, first_column = np.floor(rows), np.floor(columns)
+    n = np.arange(N)[:, None, None]
+    for r, of_row in ((first_row, first_row + 1 - rows), (first_row + 1, rows - first_row)):
+        for s, of_column in (
+            (first_column, first_column + 1 - columns),
+            (first_column + 1, columns - first_column),
+        ):
+            inside = (0 <= r) & (r < H) & (0 <= s) & (s < W)
+            places = np.where(inside, r, 0).astype(int), np.where(inside, s, 0).astype(int)
+            share = np.where(inside, of_row * of_column, 0.0)
+            values += share[..., None] * images[n, *places]
+    return values.astype(images.dtype)
 
 
 def _check_size(owner: str, name: str, value: int) -> None:

@@ -137,7 +137,7 @@ def attention_kernel_backward(
     planes, taps, back_taps, _, _ = tap_tables(H, W, K, 1, dilation, q.dtype)
     threads, channels, by_pixel = get_num_threads(), C // G, (N, H * W, G, K * K)
     dq, dk = empty(q.shape, q.dtype), empty(q.shape, q.dtype)
-    dposition = empty((N, K * K, C), q.dtype)
+    dposition = empty((0 if position is None else N, K * K, C), q.dtype)
     _backward(
         np.ascontiguousarray(dkernel).reshape(by_pixel),
         np.ascontiguousarray(kernel).reshape(by_pixel),
@@ -181,9 +181,10 @@ def _backward(
             put_group(ds, margin, pitch, dq[n], first, channels)
             window_sums(dscore, qs, back_taps, pitch, size, channels, ds, margin, pitch)
             put_group(ds, margin, pitch, dk[n], first, channels)
-            _position_gradients(
-                dscore, qs, margin, pitch, size, dposition[n, :, first : first + channels]
-            )
+            if dposition.size:
+                _position_gradients(
+                    dscore, qs, margin, pitch, size, dposition[n, :, first : first + channels]
+                )
 
 
 @njit(cache=True)

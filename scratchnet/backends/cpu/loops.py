@@ -37,7 +37,9 @@ def _load_openmp() -> None:
 _load_openmp()
 
 # What sums of products may assume: any order, fused multiply-adds. NaN and infinity keep their
-# meaning. Not for a maximum, a variance or a loss.
+# meaning. Not for a maximum, a variance or a loss. Nor for a sum in a function that a compiled one
+# calls: each compiles it for itself, may choose another order, and which of the two runs depends on
+# what the process took from the cache.
 SUMS = {"reassoc", "contract", "nsz", "arcp", "afn"}
 
 

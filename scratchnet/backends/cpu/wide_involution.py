@@ -16,10 +16,18 @@ chunks of images, and added in order.
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.loops import CHUNKS, SUMS, piece
+from scratchnet.backends.cpu.loops import CHUNKS, piece
 from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.products import multiply
-from scratchnet.backends.cpu.vectors import first_lanes, fma, lane_sum, load, splat
+from scratchnet.backends.cpu.vectors import (
+    first_lanes,
+    fma,
+    lane_sum,
+    load,
+    splat,
+    store,
+    where_positive,
+)
 from scratchnet.backends.cpu.window_sums import (
     LANES,
     TILE,
@@ -367,22 +375,27 @@ def _row_sums(rows, first, pitch, size, sums):
         sums[k] = lane_sum(total)
 
 
-@njit(cache=True, fastmath=SUMS)
+@njit(cache=True)
 def _norm_gradients(dt, t, h, norm, pixels, dz, dnorm):
-    """dz where the ReLU was open, and this image's part of dgamma and dbeta."""
+    """dz where the ReLU was open, and this image's part of dgamma and dbeta.
+
+    Beyond the last pixel dt is 0, and so are dz and its part of the sums.
+    """
     O, pitch = h.shape
-    zero = h.dtype.type(0)
+    zero, one = splat(h.dtype.type(0), LANES), splat(h.dtype.type(1), LANES)
+    minus = splat(h.dtype.type(-1), LANES)
     for o in range(O):
-        mean, inv_std = norm[0, o], norm[1, o]
-        dt_o, t_o = dt[o * pitch : (o + 1) * pitch], t[o * pitch : (o + 1) * pitch]
+        mean, inv_std = splat(norm[0, o], LANES), splat(norm[1, o], LANES)
         h_o, dz_o = h[o], dz[o]
-        for e in range(pixels):
-            dz_o[e] = dt_o[e] if t_o[e] > zero else zero
         dgamma = dbeta = zero
-        for e in range(pixels):
-            dgamma += dz_o[e] * ((h_o[e] - mean) * inv_std)
-            dbeta += dz_o[e]
-        dnorm[0, o], dnorm[1, o] = dgamma, dbeta
+        for p in range(0, pixels, LANES):
+            e = o * pitch + p
+            dz_p = where_positive(load(t, e, LANES), load(dt, e, LANES), zero)
+            xhat = fma(fma(mean, minus, load(h_o, p, LANES)), inv_std, zero)
+            dgamma = fma(dz_p, xhat, dgamma)
+            dbeta = fma(dz_p, one, dbeta)
+            store(dz_o, p, dz_p)
+        dnorm[0, o], dnorm[1, o] = lane_sum(dgamma), lane_sum(dbeta)
 
 
 @njit(parallel=True, cache=True)
@@ -416,16 +429,19 @@ def _to_input(
                 _put_rows(rows, columns, dp[n], onto_windows)
 
 
-@njit(cache=True, fastmath=SUMS)
+@njit(cache=True)
 def _norm_input_gradient(dz, h, norm, dnorm, pixels):
     """dz becomes dh = gamma * inv_std * (dz - dbeta / M - xhat * dgamma / M)."""
+    zero, minus = splat(h.dtype.type(0), LANES), splat(h.dtype.type(-1), LANES)
     for o in range(dz.shape[0]):
-        mean, inv_std, gamma = norm[0, o], norm[1, o], norm[2, o]
-        dgamma, dbeta = dnorm[0, o], dnorm[1, o]
+        mean, inv_std = splat(norm[0, o], LANES), splat(norm[1, o], LANES)
+        scale = splat(norm[2, o] * norm[1, o], LANES)
+        dgamma, dbeta = splat(dnorm[0, o], LANES), splat(dnorm[1, o], LANES)
         dz_o, h_o = dz[o], h[o]
-        for e in range(pixels):
-            xhat = (h_o[e] - mean) * inv_std
-            dz_o[e] = gamma * inv_std * (dz_o[e] - dbeta - xhat * dgamma)
+        for p in range(0, pixels, LANES):
+            xhat = fma(fma(mean, minus, load(h_o, p, LANES)), inv_std, zero)
+            means = fma(xhat, dgamma, dbeta)
+            store(dz_o, p, fma(fma(means, minus, load(dz_o, p, LANES)), scale, zero))
 
 
 @njit(cache=True)
