@@ -18,7 +18,7 @@ import numpy as np
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type
 from scratchnet.backends.cuda.involution import READ, Sizes, image_gradient, sizes_of
-from scratchnet.backends.cuda.matrix_product import Matrix, multiply_long
+from scratchnet.backends.cuda.matrix_product import multiply_long, stored, vector_of
 from scratchnet.checks import check_attention_kernel, check_like
 
 
@@ -60,9 +60,11 @@ def attention_kernel_backward(
     dposition = None
     if position is not None:
         taps, pixels = K * K, q.size // sizes.C
-        scores, queries = _score_columns(G * taps, taps), _query_rows(sizes.C, sizes.C // G)
+        per_group = sizes.C // G
+        scores = stored(1, G * taps, taps, vector_of(taps))  # A[tap, pixel] of a head
+        queries = stored(1, sizes.C, per_group, vector_of(per_group))  # B[pixel, c]
         (dposition,) = multiply_long(
-            scores, queries, q.dtype, (dscore,), (q,), (taps,), sizes.C // G, pixels, G
+            scores, queries, q.dtype, (dscore,), (q,), (taps,), per_group, pixels, G
         )
         dposition = dposition.reshape(K, K, sizes.C)
     return dq, dk, dposition
@@ -78,8 +80,8 @@ def _forward_kernel(dtype: Any, sizes: Sizes, has_position: bool) -> Any:
     @cuda.jit
     def attention_kernel(q, k, position, kernel, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            g, pixel = e % G, e // G
-            s, r, n = pixel % W, pixel // W % H, pixel // (W * H)
+            g, pixel = at(e) % G, at(e) // G
+            s, r, n = at(pixel) % W, at(pixel) // W % H, at(pixel) // (W * H)
             largest = lowest
             for tap in range(K * K):
                 key_r = r + tap // K * dilation - before
@@ -135,8 +137,8 @@ def _query_kernel(dtype: Any, sizes: Sizes, has_position: bool) -> Any:
     @cuda.jit
     def attention_query_gradient(dscore, k, position, dq, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            c, pixel = e % C, e // C
-            s, r, n = pixel % W, pixel // W % H, pixel // (W * H)
+            c, pixel = at(e) % C, at(e) // C
+            s, r, n = at(pixel) % W, at(pixel) // W % H, at(pixel) // (W * H)
             total = zero
             for tap in range(K * K):
                 key_r = r + tap // K * dilation - before
@@ -150,25 +152,3 @@ def _query_kernel(dtype: Any, sizes: Sizes, has_position: bool) -> Any:
             dq[at(e)] = total
 
     return attention_query_gradient
-
-
-@lru_cache
-def _score_columns(width: int, taps: int) -> Matrix:
-    """A[tap, pixel] of head `group`."""
-
-    @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        return arrays[0][at(k * width + group * taps + m)]
-
-    return Matrix(read, along_k=False)
-
-
-@lru_cache
-def _query_rows(width: int, per_group: int) -> Matrix:
-    """B[pixel, c] of head `group`."""
-
-    @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        return arrays[0][at(k * width + group * per_group + n)]
-
-    return Matrix(read, along_k=False)

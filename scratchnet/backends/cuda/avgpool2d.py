@@ -63,8 +63,8 @@ def _forward_kernel(
     @cuda.jit
     def avgpool2d(x, y, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            c, pixel = e % C, e // C
-            j, i, n = pixel % Wo, pixel // Wo % Ho, pixel // (Wo * Ho)
+            c, pixel = at(e) % C, at(e) // C
+            j, i, n = at(pixel) % Wo, at(pixel) // Wo % Ho, at(pixel) // (Wo * Ho)
             first_r, first_s = i * stride - top, j * stride - left
             total = zero
             for u in range(size):
@@ -88,8 +88,8 @@ def _backward_kernel(
     @cuda.jit
     def avgpool2d_gradient(dy, dx, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            c, pixel = e % C, e // C
-            s, r, n = pixel % W, pixel // W % H, pixel // (W * H)
+            c, pixel = at(e) % C, at(e) // C
+            s, r, n = at(pixel) % W, at(pixel) // W % H, at(pixel) // (W * H)
             total = zero
             for u in range(size):
                 i = r + top - u

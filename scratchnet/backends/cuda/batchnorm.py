@@ -44,7 +44,7 @@ def batchnorm_backward(
 @cuda.jit
 def _normalize(x, gamma, beta, mean, inv_std, y, C, count):
     for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-        c = at(e % C)
+        c = at(e) % at(C)
         y[at(e)] = gamma[c] * (x[at(e)] - mean[c]) * inv_std[c] + beta[c]
 
 
@@ -56,14 +56,17 @@ def normalized_and_gradient(arrays, statistics, e, c):
 
 
 @cuda.jit(device=True)
-def input_gradient(dy, x, statistics, c, M):
+def input_gradient(dy, x, statistics, M):
     """dx from statistics = (gamma, mean, inv_std, dgamma, dbeta), as in the module's equation."""
     gamma, mean, inv_std, dgamma, dbeta = statistics
-    xhat = (x - mean[c]) * inv_std[c]
-    return gamma[c] * inv_std[c] * (dy - dbeta[c] / M - xhat * dgamma[c] / M)
+    xhat = (x - mean) * inv_std
+    return gamma * inv_std * (dy - dbeta / M - xhat * dgamma / M)
 
 
 @cuda.jit
 def _gradient(dy, x, statistics, dx, M, C, count):
+    gamma, mean, inv_std, dgamma, dbeta = statistics
     for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-        dx[at(e)] = input_gradient(dy[at(e)], x[at(e)], statistics, at(e % C), M)
+        k, c = at(e), at(e) % at(C)
+        of_channel = gamma[c], mean[c], inv_std[c], dgamma[c], dbeta[c]
+        dx[k] = input_gradient(dy[k], x[k], of_channel, M)

@@ -34,14 +34,14 @@ def channel_affine_backward(dy: Array, x: Array, gamma: Array) -> tuple[Array, A
 @cuda.jit
 def _forward(x, gamma, beta, y, C, count):
     for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-        c = at(e % C)
+        c = at(e) % at(C)
         y[at(e)] = gamma[c] * x[at(e)] + beta[c]
 
 
 @cuda.jit
 def _scale(dy, gamma, dx, C, count):
     for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-        dx[at(e)] = dy[at(e)] * gamma[at(e % C)]
+        dx[at(e)] = dy[at(e)] * gamma[at(e) % at(C)]
 
 
 @cuda.jit(device=True)

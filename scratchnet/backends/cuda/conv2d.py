@@ -21,8 +21,15 @@ from typing import NamedTuple
 import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
-from scratchnet.backends.cuda.device import at, cuda, numba_type
-from scratchnet.backends.cuda.matrix_product import Matrix, multiply, multiply_long, store_rows
+from scratchnet.backends.cuda.device import ACCESS, at, cuda, numba_type
+from scratchnet.backends.cuda.matrix_product import (
+    Matrix,
+    multiply,
+    multiply_long,
+    store_rows,
+    stored,
+    vector_of,
+)
 from scratchnet.checks import check_conv2d, check_like
 from scratchnet.geometry import Geometry, Padding
 
@@ -93,7 +100,8 @@ def convolve(
     y = empty((x.shape[0], sizes.Ho, sizes.Wo, sizes.O), x.dtype)
     out = (y,) if bias is None else (y, bias)
     per_group, K = sizes.C // sizes.G, sizes.K
-    store = store_rows(sizes.O, x.dtype, bias is not None, open_above_zero)
+    vector = vector_of(sizes.O // sizes.G)
+    store = store_rows(sizes.O, vector, x.dtype, bias is not None, open_above_zero)
     multiply(
         window(sizes, x.dtype), weight_rows(sizes), store, x.dtype, (x,), (weight,), out,
         y.size // sizes.O, sizes.O // sizes.G, K * K * per_group, sizes.G,
@@ -114,7 +122,7 @@ def gradients(
     G = sizes.G
     dx = None
     if need_dx:
-        dx, store = empty(x.shape, x.dtype), store_rows(sizes.C, x.dtype)
+        dx, store = empty(x.shape, x.dtype), store_rows(sizes.C, vector_of(per_group), x.dtype)
         multiply(
             seen(sizes, gradient, x.dtype), weight_columns(sizes), store, x.dtype,
             dy, (weight,), (dx,), N * sizes.H * sizes.W, per_group, K * K * (O // G), G,
@@ -130,31 +138,64 @@ def gradients(
 def plain_gradient(sizes: Windows) -> Callable:
     """dy as it is."""
     Ho, Wo, O = sizes.Ho, sizes.Wo, sizes.O
+    vector = vector_of(O // sizes.G)
+    load, _ = ACCESS[vector]
 
     @cuda.jit(device=True)
-    def gradient(dy, n, i, j, o):
-        return dy[0][at(((n * Ho + i) * Wo + j) * O + o)]
+    def gradient(dy, n, i, j, o, out, first):
+        values = load(dy[0], at(((n * Ho + i) * Wo + j) * O + o))
+        for q in range(vector):
+            out[first + q] = values[q]
 
     return gradient
 
 
 @lru_cache
-def read_pixel(sizes: Windows, dtype: np.dtype) -> Callable:
-    """The pixel that output p = (n, i, j) sees at tap q = (u, v, c), c within the group."""
-    H, W, C, _, K, G, stride, dilation, Ho, Wo, top, left = sizes
+def output_place(sizes: Windows) -> Callable:
+    """Of output p = (n, i, j): its window's first row and column, and that pixel's index in x."""
+    H, W, C, _, _, G, stride, _, Ho, Wo, top, left = sizes
+
+    @cuda.jit(device=True)
+    def place(p, group):
+        n, ij = at(p) // (Ho * Wo), at(p) % (Ho * Wo)
+        r, s = at(ij) // Wo * stride - top, at(ij) % Wo * stride - left
+        return at(r), at(s), at(((n * H + r) * W + s) * C + group * (C // G))
+
+    return place
+
+
+@lru_cache
+def tap_of(sizes: Windows) -> Callable:
+    """Of tap q = (u, v, c) in a group: rows, columns and elements from the window's first."""
+    _, W, C, _, K, G, _, dilation, *_ = sizes
     per_group = C // G
+
+    @cuda.jit(device=True)
+    def tap(q, group):
+        c, uv = at(q) % per_group, at(q) // per_group
+        u, v = at(uv) // K * dilation, at(uv) % K * dilation
+        return at(u), at(v), at((u * W + v) * C + c)
+
+    return tap
+
+
+@lru_cache
+def read_pixel(sizes: Windows, dtype: np.dtype) -> Callable:
+    """What the window at a place sees through a tap, or 0 outside the image."""
+    H, W = sizes.H, sizes.W
+    vector = vector_of(sizes.C // sizes.G)
+    load, _ = ACCESS[vector]
     zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
-    def pixel(x, p, q, group):
-        c, tap = q % per_group, q // per_group
-        u, v = tap // K, tap % K
-        n, ij = p // (Ho * Wo), p % (Ho * Wo)
-        r = ij // Wo * stride + u * dilation - top
-        s = ij % Wo * stride + v * dilation - left
-        if r < 0 or r >= H or s < 0 or s >= W:
-            return zero
-        return x[at(((n * H + r) * W + s) * C + group * per_group + c)]
+    def pixel(x, place, tap, out, first):
+        if at(place[0] + tap[0]) < H and at(place[1] + tap[1]) < W:
+            values = load(x, at(place[2] + tap[2]))
+            for q in range(vector):
+                out[first + q] = values[q]
+        else:
+            for q in range(vector):
+                out[first + q] = zero
 
     return pixel
 
@@ -165,26 +206,37 @@ def window(sizes: Windows, dtype: np.dtype) -> Matrix:
     pixel = read_pixel(sizes, dtype)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        return pixel(arrays[0], m, k, group)
+    def read(arrays, line, step, out, first):
+        pixel(arrays[0], line, step, out, first)
 
-    return Matrix(read, along_k=True)
+    vector = vector_of(sizes.C // sizes.G)
+    return Matrix(output_place(sizes), tap_of(sizes), read, True, vector)
 
 
 @lru_cache
 def window_columns_and_ones(sizes: Windows, dtype: np.dtype) -> Matrix:
     """A[(u,v,c), (n,i,j)], and one row of ones below."""
-    pixel = read_pixel(sizes, dtype)
+    pixel, tap = read_pixel(sizes, dtype), tap_of(sizes)
     taps = sizes.K * sizes.K * (sizes.C // sizes.G)
-    one = numba_type(dtype)(1)
+    vector = vector_of(sizes.C // sizes.G)
+    outside = 2**31  # rows from a window's first, as no tap is
+    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
+    def line_of(m, group):
         if m == taps:
-            return one
-        return pixel(arrays[0], k, m, group)
+            return at(outside), at(0), at(0)
+        return tap(m, group)
 
-    return Matrix(read, along_k=False)
+    @cuda.jit(device=True)
+    def read(arrays, line, step, out, first):
+        if line[0] == outside:
+            for q in range(vector):
+                out[first + q] = one if q == 0 else zero
+        else:
+            pixel(arrays[0], step, line, out, first)
+
+    return Matrix(line_of, output_place(sizes), read, False, vector)
 
 
 @lru_cache
@@ -192,24 +244,32 @@ def seen(sizes: Windows, gradient: Callable, dtype: np.dtype) -> Matrix:
     """A[(n,r,s), (u,v,o)]: the gradient of the output that met pixel (r, s) through tap (u, v)."""
     H, W, _, O, K, G, stride, dilation, Ho, Wo, top, left = sizes
     per_group = O // G
+    vector = vector_of(per_group)
     zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        o, tap = k % per_group, k // per_group
-        u, v = tap // K, tap % K
-        n, rs = m // (H * W), m % (H * W)
-        i = rs // W + top - u * dilation
-        j = rs % W + left - v * dilation
-        if i < 0 or j < 0 or i % stride != 0 or j % stride != 0:
-            return zero
-        i //= stride
-        j //= stride
-        if i >= Ho or j >= Wo:
-            return zero
-        return gradient(arrays, n, i, j, group * per_group + o)
+    def line_of(m, group):
+        n, rs = at(m) // (H * W), at(m) % (H * W)
+        return at(at(rs) // W + top), at(at(rs) % W + left), at(n)
 
-    return Matrix(read, along_k=True)
+    @cuda.jit(device=True)
+    def step_of(k, group):
+        o, tap = at(k) % per_group, at(k) // per_group
+        u, v = at(tap) // K, at(tap) % K
+        return at(u * dilation), at(v * dilation), at(group * per_group + o)
+
+    @cuda.jit(device=True)
+    def read(arrays, line, step, out, first):
+        # what is negative wraps, and lies beyond every image even when divided
+        r, s = at(line[0] - step[0]), at(line[1] - step[1])
+        i, j = r // stride, s // stride
+        if r % stride == 0 and s % stride == 0 and i < Ho and j < Wo:
+            gradient(arrays, line[2], i, j, step[2], out, first)
+        else:
+            for q in range(vector):
+                out[first + q] = zero
+
+    return Matrix(line_of, step_of, read, True, vector)
 
 
 @lru_cache
@@ -219,23 +279,25 @@ def gradient_rows(sizes: Windows, gradient: Callable) -> Matrix:
     per_group = sizes.O // sizes.G
 
     @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        image, ij = k // (Ho * Wo), k % (Ho * Wo)
-        return gradient(arrays, image, ij // Wo, ij % Wo, group * per_group + n)
-
-    return Matrix(read, along_k=False)
-
-
-@lru_cache
-def weight_rows(sizes: Windows) -> Matrix:
-    """B[(u,v,c), o] of weight (K, K, C / G, O)."""
-    O, per_group = sizes.O, sizes.O // sizes.G
+    def line_of(n, group):
+        return at(group * per_group + n), at(0), at(0)
 
     @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        return arrays[0][at(k * O + group * per_group + n)]
+    def step_of(k, group):
+        n, ij = at(k) // (Ho * Wo), at(k) % (Ho * Wo)
+        return at(n), at(at(ij) // Wo), at(at(ij) % Wo)
 
-    return Matrix(read, along_k=False)
+    @cuda.jit(device=True)
+    def read(arrays, line, step, out, first):
+        gradient(arrays, step[0], step[1], step[2], line[0], out, first)
+
+    return Matrix(line_of, step_of, read, False, vector_of(per_group))
+
+
+def weight_rows(sizes: Windows) -> Matrix:
+    """B[(u,v,c), o] of weight (K, K, C / G, O)."""
+    per_group = sizes.O // sizes.G
+    return stored(1, sizes.O, per_group, vector_of(per_group))
 
 
 @lru_cache
@@ -243,10 +305,11 @@ def weight_columns(sizes: Windows) -> Matrix:
     """B[(u,v,o), c] = weight[u,v,c,o]."""
     O, per_group = sizes.O, sizes.O // sizes.G
     channels = sizes.C // sizes.G
+    by_rows = stored(O, 1, per_group, vector_of(per_group))
 
     @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        o, tap = k % per_group, k // per_group
-        return arrays[0][at((tap * channels + n) * O + group * per_group + o)]
+    def step_of(k, group):
+        o, tap = at(k) % per_group, at(k) // per_group
+        return at(tap * (channels * O) + o), at(0), at(0)
 
-    return Matrix(read, along_k=True)
+    return by_rows._replace(step=step_of)

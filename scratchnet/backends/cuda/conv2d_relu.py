@@ -11,7 +11,8 @@ import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, on_device
 from scratchnet.backends.cuda.conv2d import Windows, convolve, gradients, windows
-from scratchnet.backends.cuda.device import at, cuda, numba_type
+from scratchnet.backends.cuda.device import ACCESS, at, cuda, numba_type
+from scratchnet.backends.cuda.matrix_product import vector_of
 from scratchnet.checks import check_conv2d, check_like
 from scratchnet.geometry import Padding
 
@@ -40,11 +41,15 @@ def conv2d_relu_backward(
 @lru_cache
 def _through_relu(sizes: Windows, dtype: np.dtype) -> Callable:
     Ho, Wo, O = sizes.Ho, sizes.Wo, sizes.O
+    vector = vector_of(O)
+    load, _ = ACCESS[vector]
     zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
-    def gradient(arrays, n, i, j, o):
+    def gradient(arrays, n, i, j, o, out, first):
         e = at(((n * Ho + i) * Wo + j) * O + o)
-        return arrays[0][e] if arrays[1][e] > 0 else zero
+        dy, y = load(arrays[0], e), load(arrays[1], e)
+        for q in range(vector):
+            out[first + q] = dy[q] if y[q] > 0 else zero
 
     return gradient

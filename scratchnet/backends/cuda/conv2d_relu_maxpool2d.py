@@ -21,12 +21,13 @@ from scratchnet.backends.cuda.conv2d import (
     Windows,
     convolve,
     gradients,
-    read_pixel,
+    output_place,
     weight_rows,
+    window,
     windows,
 )
-from scratchnet.backends.cuda.device import at, cuda, numba_type
-from scratchnet.backends.cuda.matrix_product import Matrix, multiply
+from scratchnet.backends.cuda.device import ACCESS, at, cuda, numba_type
+from scratchnet.backends.cuda.matrix_product import Matrix, multiply, vector_of
 from scratchnet.backends.cuda.maxpool2d import pool
 from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
 from scratchnet.geometry import Padding, window_geometry
@@ -80,20 +81,18 @@ def conv2d_relu_maxpool2d_backward(
 @lru_cache
 def _windows_by_cell(sizes: Windows, dtype: np.dtype) -> Matrix:
     """A[m, (u,v,c)], where row m is pixel m % 4 of cell m // 4."""
-    pixel = read_pixel(sizes, dtype)
+    place = output_place(sizes)
     Ho, Wo = sizes.Ho, sizes.Wo
     cells_high, cells_wide = Ho // 2, Wo // 2
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        cell, tap = m // 4, m % 4
-        row, column = cell // cells_wide, cell % cells_wide
-        n = row // cells_high
-        i = row % cells_high * 2 + tap // 2
-        j = column * 2 + tap % 2
-        return pixel(arrays[0], (n * Ho + i) * Wo + j, k, group)
+    def line_of(m, group):
+        cell, tap = at(m) // 4, at(m) % 4
+        row, column = at(cell) // cells_wide, at(cell) % cells_wide
+        n, i = at(row) // cells_high, at(row) % cells_high * 2 + tap // 2
+        return place((n * Ho + i) * Wo + column * 2 + tap % 2, group)
 
-    return Matrix(read, along_k=True)
+    return window(sizes, dtype)._replace(line=line_of)
 
 
 @lru_cache
@@ -102,20 +101,23 @@ def _store_cells(O: int, dtype: np.dtype, has_bias: bool) -> Callable:
     zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
-    def store(out, chunk, group, m, n, rows, M, N):
-        best, winner = rows[0], 0
-        for i in range(1, 4):
-            if rows[i] > best or rows[i] != rows[i]:
-                best, winner = rows[i], i
-        if has_bias:
-            best += out[2][at(n)]
-        if not best > 0:
-            winner = 4
-        if best <= 0:
-            best = zero
-        e = at(m // 4 * O + n)
-        out[0][e] = best
-        out[1][e] = winner
+    def store(out, chunk, group, m, n, square, M, N):
+        for j in range(4):
+            if n + j < N:
+                best, winner = square[j], 0
+                for i in range(1, 4):
+                    value = square[4 * i + j]
+                    if value > best or value != value:
+                        best, winner = value, i
+                if has_bias:
+                    best += out[2][at(n + j)]
+                if not best > 0:
+                    winner = 4
+                if best <= 0:
+                    best = zero
+                e = at(at(m) // 4 * O + n + j)
+                out[0][e] = best
+                out[1][e] = winner
 
     return store
 
@@ -124,14 +126,21 @@ def _store_cells(O: int, dtype: np.dtype, has_bias: bool) -> Callable:
 def _through_pool(sizes: Windows, size: int, dtype: np.dtype) -> Callable:
     O = sizes.O
     cells_high, cells_wide = sizes.Ho // size, sizes.Wo // size
+    vector = vector_of(O)
+    load, _ = ACCESS[vector]
     zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
-    def gradient(arrays, n, i, j, o):
-        row, column = i // size, j // size
-        if row >= cells_high or column >= cells_wide:
-            return zero
-        e = at(((n * cells_high + row) * cells_wide + column) * O + o)
-        return arrays[0][e] if arrays[1][e] == i % size * size + j % size else zero
+    def gradient(arrays, n, i, j, o, out, first):
+        row, column = at(i) // size, at(j) // size
+        named = at(i) % size * size + at(j) % size
+        if row < cells_high and column < cells_wide:
+            e = at(((n * cells_high + row) * cells_wide + column) * O + o)
+            dy, argmax = load(arrays[0], e), load(arrays[1], e)
+            for q in range(vector):
+                out[first + q] = dy[q] if argmax[q] == named else zero
+        else:
+            for q in range(vector):
+                out[first + q] = zero
 
     return gradient

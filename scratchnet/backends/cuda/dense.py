@@ -13,8 +13,15 @@ from functools import lru_cache
 import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
-from scratchnet.backends.cuda.device import at, cuda, numba_type
-from scratchnet.backends.cuda.matrix_product import Matrix, multiply, multiply_long, store_rows
+from scratchnet.backends.cuda.device import cuda, numba_type
+from scratchnet.backends.cuda.matrix_product import (
+    Matrix,
+    multiply,
+    multiply_long,
+    store_rows,
+    stored,
+    vector_of,
+)
 from scratchnet.checks import check_dense, check_like
 
 
@@ -24,9 +31,9 @@ def dense_forward(x: Array, weight: Array, bias: Array | None) -> Array:
     check_dense("dense", x, weight, bias)
     features, O = weight.shape
     y = empty((*x.shape[:-1], O), x.dtype)
-    store = store_rows(O, x.dtype, has_bias=bias is not None)
+    store = store_rows(O, vector_of(O), x.dtype, has_bias=bias is not None)
     out = (y,) if bias is None else (y, bias)
-    multiply(rows_of(features), rows_of_factor(O), store, x.dtype, (x,), (weight,), out,
+    multiply(rows_of(features), columns_of(O), store, x.dtype, (x,), (weight,), out,
              x.size // features, O, features)  # fmt: skip
     return y
 
@@ -43,58 +50,39 @@ def dense_backward(
     dx = None
     if need_dx:
         dx = empty(x.shape, x.dtype)
-        store = store_rows(features, x.dtype)
-        multiply(rows_of(O), transposed(O), store, x.dtype, (dy,), (weight,), (dx,),
+        store = store_rows(features, vector_of(features), x.dtype)
+        multiply(rows_of(O), rows_of(O), store, x.dtype, (dy,), (weight,), (dx,),
                  rows, features, O)  # fmt: skip
     dweight, dbias = multiply_long(
-        columns_and_ones(features, x.dtype), rows_of_factor(O), x.dtype, (x,), (dy,),
+        columns_and_ones(features, x.dtype), columns_of(O), x.dtype, (x,), (dy,),
         (features, 1), O, rows,
     )  # fmt: skip
     return dx, dweight.reshape(features, O), dbias
 
 
-@lru_cache
 def rows_of(width: int) -> Matrix:
-    """A[m,k] of an array of rows."""
-
-    @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        return arrays[0][at(m * width + k)]
-
-    return Matrix(read, along_k=True)
+    """A[m,k] of an array of rows, or B[k,n] = array[n,k]."""
+    return stored(width, 1, 0, vector_of(width))
 
 
-@lru_cache
-def rows_of_factor(width: int) -> Matrix:
+def columns_of(width: int) -> Matrix:
     """B[k,n] of an array of rows."""
-
-    @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        return arrays[0][at(k * width + n)]
-
-    return Matrix(read, along_k=False)
-
-
-@lru_cache
-def transposed(width: int) -> Matrix:
-    """B[k,n] = array[n,k]."""
-
-    @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        return arrays[0][at(n * width + k)]
-
-    return Matrix(read, along_k=True)
+    return stored(1, width, 0, vector_of(width))
 
 
 @lru_cache
 def columns_and_ones(width: int, dtype: np.dtype) -> Matrix:
     """A[m,k] = array[k,m], and below its last row one of ones, whose product is a sum."""
-    one = numba_type(dtype)(1)
+    columns = columns_of(width)
+    read_columns, vector = columns.read, columns.vector
+    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        if m == width:
-            return one
-        return arrays[0][at(k * width + m)]
+    def read(arrays, line, step, out, first):
+        if line[0] == width:
+            for q in range(vector):
+                out[first + q] = one if q == 0 else zero
+        else:
+            read_columns(arrays, line, step, out, first)
 
-    return Matrix(read, along_k=False)
+    return columns._replace(read=read)

@@ -11,8 +11,14 @@ instructions, for the simulator as the Python that says the same.
     staged          shared memory that load4 may read; see `staging`
     uniform         the dropout generator, which wants 64-bit integers that wrap
 
-Arrays are indexed by `at(...)`, an unsigned 32-bit number: a signed one would pay at each access
-for Python's negative indices, and 64 bits cost twice the registers.
+Arrays are indexed by unsigned numbers; a signed one would pay at each access for Python's negative
+indices. Two kinds, as a GPU computes in 32 bits and addresses memory in 64:
+
+    at(...)     an index taken apart and put together in 32 bits: half the registers, and a division
+                by a constant in 3 instructions instead of 20. What is negative wraps to something
+                huge, so `at(s) < W` asks both whether s >= 0 and whether s < W
+    far(...)    a 64-bit base plus a constant, which becomes part of the load instruction itself.
+                Only the sum must be in bounds
 """
 
 import itertools
@@ -29,7 +35,7 @@ _INSTALL = "pip install 'scratchnet[gpu]'"
 
 try:
     import numba
-    from numba import cuda, float32, float64, uint32
+    from numba import cuda, float32, float64, uint32, uint64
 except ImportError as error:  # numba-cuda without its bindings
     raise BackendError(
         f"the cuda backend needs numba-cuda with its CUDA wheels ({error}): {_INSTALL}"
@@ -42,7 +48,14 @@ THREADS = 16 if SIMULATED else 256
 MOST_BLOCKS = 2 if SIMULATED else 2112
 LARGEST = 2**31 - 1  # elements of an array: what `at` and signed sums of indices hold
 
-at = uint32
+if SIMULATED:  # where integers are Python's
+
+    def at(value):
+        return int(value) % 2**32
+
+    far = int
+else:
+    at, far = uint32, uint64
 _NUMBA_TYPES = {np.dtype(np.float32): float32, np.dtype(np.float64): float64}
 
 
@@ -134,7 +147,7 @@ if SIMULATED:
 
 else:
     from llvmlite import ir
-    from numba import types, uint64
+    from numba import types
     from numba.core import cgutils
 
     if cuda.implementation == "NVIDIA":
@@ -151,7 +164,7 @@ else:
         index = context.cast(builder, index, index_type, types.uint64)
         vector = ir.VectorType(context.get_data_type(array_type.dtype), 4)
         pointer = builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
-        return pointer, vector, 16
+        return pointer, vector, min(16, 4 * (array_type.dtype.bitwidth // 8))
 
     @intrinsic
     def load4(typingctx, array, index):
@@ -254,6 +267,9 @@ def store_vector1(array, index, values, first):
 def store_vector4(array, index, values, first):
     """Four neighbours of a local array to memory, at once."""
     store4(array, index, values[first], values[first + 1], values[first + 2], values[first + 3])
+
+
+ACCESS = {4: (load4, store_vector4), 1: (load1, store_vector1)}  # by length of vector
 
 
 def describe() -> str:

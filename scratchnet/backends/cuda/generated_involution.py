@@ -31,13 +31,13 @@ from scratchnet.backends.cuda.batchnorm import input_gradient, normalized_and_gr
 from scratchnet.backends.cuda.channels import moments, sums_over_rows
 from scratchnet.backends.cuda.dense import (
     columns_and_ones,
+    columns_of,
     dense_forward,
     rows_of,
-    rows_of_factor,
-    transposed,
 )
-from scratchnet.backends.cuda.device import SIMULATED, at, cuda, numba_type
+from scratchnet.backends.cuda.device import ACCESS, SIMULATED, at, cuda, far, numba_type
 from scratchnet.backends.cuda.involution import (
+    NONE,
     READ,
     Block,
     Fill,
@@ -47,7 +47,14 @@ from scratchnet.backends.cuda.involution import (
     kernel_gradient,
     sizes_of,
 )
-from scratchnet.backends.cuda.matrix_product import Matrix, multiply, multiply_long, store_rows
+from scratchnet.backends.cuda.matrix_product import (
+    PAD,
+    Matrix,
+    multiply,
+    multiply_long,
+    store_rows,
+    vector_of,
+)
 from scratchnet.checks import check_generated_involution, check_like
 
 FUSED_CHANNELS = 16 if SIMULATED else 128
@@ -120,12 +127,12 @@ def generated_involution_backward(
 
     dkernel = kernel_gradient(dy, x, sizes)
     dspan_weight, dspan_bias = multiply_long(
-        _activated_columns_and_ones(hidden, dtype), rows_of_factor(taps), dtype,
+        _activated_columns_and_ones(hidden, dtype), columns_of(taps), dtype,
         (h, *norm), (dkernel,), (hidden, 1), taps, pixels,
     )  # fmt: skip
     dz = empty(h.shape, dtype)
     multiply(
-        rows_of(taps), transposed(taps), _store_open(hidden, dtype), dtype,
+        rows_of(taps), rows_of(taps), _store_open(hidden, dtype), dtype,
         (dkernel,), (span_weight,), (dz, h, *norm), pixels, hidden, taps,
     )  # fmt: skip
     dgamma, dbeta = sums_over_rows(normalized_and_gradient, (dz, h), hidden, (mean, inv_std))
@@ -139,8 +146,8 @@ def generated_involution_backward(
     if need_dx:
         dp = empty(p.shape, dtype)
         multiply(
-            _gradient_factor(hidden, dtype), transposed(hidden), store_rows(C, dtype), dtype,
-            dh, (reduce_weight,), (dp,), pixels, C, hidden,
+            _gradient_factor(hidden, dtype), rows_of(hidden), store_rows(C, vector_of(C), dtype),
+            dtype, dh, (reduce_weight,), (dp,), pixels, C, hidden,
         )  # fmt: skip
         fill, source = _weights((h, *norm, span_weight, span_bias), sizes)
         dx = image_gradient(dy, x.shape, sizes, fill, source, also=dp)
@@ -193,8 +200,9 @@ def _weights(branch: tuple[Array, ...], sizes: Sizes) -> tuple[Fill, tuple[Array
     N = h.shape[0]
     kernel = empty((N, sizes.Ho, sizes.Wo, sizes.G, sizes.K, sizes.K), h.dtype)
     multiply(
-        _activated_rows(hidden, h.dtype), rows_of_factor(taps), store_rows(taps, h.dtype, True),
-        h.dtype, (h, gamma, beta, mean, inv_std), (span_weight,), (kernel, span_bias),
+        _activated_rows(hidden, h.dtype), columns_of(taps),
+        store_rows(taps, vector_of(taps), h.dtype, has_bias=True), h.dtype,
+        (h, gamma, beta, mean, inv_std), (span_weight,), (kernel, span_bias),
         h.size // hidden, taps, hidden,
     )  # fmt: skip
     return READ, (kernel,)
@@ -206,14 +214,18 @@ def _normalized(h, gamma, beta, mean, inv_std):
 
 
 @lru_cache
-def _activation(dtype: Any) -> Callable:
-    """t = relu(norm(h)) of element e, which is hidden channel k. A NaN stays one."""
+def _activation(dtype: Any, vector: int) -> Callable:
+    """t = relu(norm(h)) from hidden channel k on, of the pixel at e. A NaN stays one."""
+    load, _ = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit(device=True)
-    def activated(branch, e, k):
-        z = _normalized(branch[0][e], branch[1][k], branch[2][k], branch[3][k], branch[4][k])
-        return zero if z <= 0 else z
+    def activated(branch, e, k, out, first):
+        h, gamma, beta = load(branch[0], at(e + k)), load(branch[1], k), load(branch[2], k)
+        mean, inv_std = load(branch[3], k), load(branch[4], k)
+        for q in range(vector):
+            z = _normalized(h[q], gamma[q], beta[q], mean[q], inv_std[q])
+            out[first + q] = zero if z <= 0 else z
 
     return activated
 
@@ -222,107 +234,141 @@ def _activation(dtype: Any) -> Callable:
 def _make_weights(hidden: int) -> Fill:
     """Weights made in the stage: span_bias[g,tap] + sum_k t[pixel,k] * span_weight[k,(g,tap)].
 
-    Behind the weights the stage holds t, pixel by pixel for each k. A thread makes one tap's weight
-    for `together` pixels, so that it reads span_weight once for all of them.
+    Behind the weights the stage holds t, pixel by pixel for each k, and a gap between one k and the
+    next, so that threads which write neighbouring k find different banks. A thread makes one tap's
+    weight for `together` pixels, so that it reads span_weight once for all of them.
     """
 
     @lru_cache
-    def make(
-        sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int, row_of: Callable
-    ) -> Callable:
+    def make(sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int) -> Callable:
         Wo, G, K = sizes.Wo, sizes.G, sizes.K
-        groups, threads = block.groups, block.count
-        pixels = block.rows * wide
-        together = next(n for n in (8, 4, 2, 1) if pixels % n == 0)
-        first_t = pixels * groups * taps
-        activated = _activation(dtype)
+        groups, threads = block.groups, block.lanes * block.strips
+        together = next(n for n in (8, 4, 2, 1) if wide % n == 0)
+        vector = vector_of(together)
+        load, _ = ACCESS[vector]
+        run = groups * taps  # weights of a pixel
+        gap = PAD if vector == 4 else 1
+        all_weights = block.rows * wide * run
+        activated = _activation(dtype, 1)
         zero = dtype(0)
 
         @cuda.jit(device=True)
-        def fill(stage, branch, first_row, rows, first_j, first_g, u, t):
+        def fill(stage, branch, row, first_j, first_g, u, tz, t):
             sums = cuda.local.array(together, dtype)
-            for e in range(t, pixels * hidden, threads):
-                k, pixel = e % hidden, e // hidden
-                j = first_j + pixel % wide
-                row = row_of(first_row + pixel // wide, rows, u)
-                value = zero
-                if row >= 0 and j >= 0 and j < Wo:
-                    value = activated(branch, at((row * Wo + j) * hidden + k), at(k))
-                stage[at(first_t + k * pixels + pixel)] = value
+            first_weight, first_t = tz * (wide * run), all_weights + tz * hidden * (wide + gap)
+            e = at(t)
+            while row != NONE and e < wide * hidden:
+                pixel, k = at(e // hidden), at(e % hidden)
+                j = at(first_j + pixel)
+                sums[0] = zero
+                if j < Wo:
+                    activated(branch, at((row * Wo + j) * hidden), k, sums, 0)
+                stage[far(first_t + at(k * (wide + gap) + pixel))] = sums[0]
+                e = at(e + threads)
             cuda.syncthreads()
-            for e in range(t, pixels // together * groups * taps, threads):
-                column, first = e % (groups * taps), e // (groups * taps) * together
-                g, tap = first_g + column // taps, column % taps
+            e = at(t)
+            while row != NONE and e < wide // together * run:
+                first, column = at(e // run * together), at(e % run)
+                g, tap = at(first_g + column // taps), at(column % taps)
                 if g < G:
-                    k_th = g * K * K + u * K + tap
-                    bias = branch[6][at(k_th)]
+                    k_th = at((g * K + u) * K + tap)
+                    bias = branch[6][k_th]
                     for i in range(together):
                         sums[i] = bias
                     for k in range(hidden):
-                        weight = branch[5][at(k * G * K * K + k_th)]
-                        for i in range(together):
-                            sums[i] += weight * stage[at(first_t + k * pixels + first + i)]
+                        weight = branch[5][far(k_th + k * (G * K * K))]
+                        for i in range(0, together, vector):
+                            values = load(stage, far(first_t + first + k * (wide + gap) + i))
+                            for q in range(vector):
+                                sums[i + q] += weight * values[q]
                     for i in range(together):
-                        stage[at((first + i) * groups * taps + column)] = sums[i]
+                        stage[far(first_weight + first * run + column + i * run)] = sums[i]
+                e = at(e + threads)
 
         return fill
 
-    return Fill(make, lambda block, wide: block.rows * wide * hidden)
+    return Fill(make, lambda block, wide: block.rows * (wide + PAD) * hidden)
 
 
 @lru_cache
 def _activated_rows(hidden: int, dtype: np.dtype) -> Matrix:
     """A[pixel, k] = t."""
-    activated = _activation(numba_type(dtype))
+    rows = rows_of(hidden)
+    activated = _activation(numba_type(dtype), rows.vector)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        return activated(arrays, at(m * hidden + k), at(k))
+    def read(arrays, line, step, out, first):
+        activated(arrays, line[0], step[0], out, first)
 
-    return Matrix(read, along_k=True)
+    return rows._replace(read=read)
 
 
 @lru_cache
 def _activated_columns_and_ones(hidden: int, dtype: np.dtype) -> Matrix:
     """A[k, pixel] = t, and a row of ones below, whose product is dspan_bias."""
-    activated = _activation(numba_type(dtype))
-    one = numba_type(dtype)(1)
+    columns = columns_of(hidden)
+    vector = columns.vector
+    activated = _activation(numba_type(dtype), vector)
+    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        if m == hidden:
-            return one
-        return activated(arrays, at(k * hidden + m), at(m))
+    def read(arrays, line, step, out, first):
+        if line[0] == hidden:
+            for q in range(vector):
+                out[first + q] = one if q == 0 else zero
+        else:
+            activated(arrays, step[0], line[0], out, first)
 
-    return Matrix(read, along_k=False)
+    return columns._replace(read=read)
 
 
 @lru_cache
 def _store_open(hidden: int, dtype: np.dtype) -> Callable:
     """dz = dt where the ReLU let its pixel through; out = (dz, h, gamma, beta, mean, inv_std)."""
+    vector = vector_of(hidden)
+    load, store_vector = ACCESS[vector]
     zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
-    def store(out, chunk, group, m, n, rows, M, N):
-        for i in range(4):
-            if m + i < M:
-                e, k = at((m + i) * hidden + n), at(n)
-                z = _normalized(out[1][e], out[2][k], out[3][k], out[4][k], out[5][k])
-                out[0][e] = rows[i] if z > 0 else zero
+    def store(out, chunk, group, m, n, square, M, N):
+        for j in range(0, 4, vector):
+            if n + j < N:
+                k = at(n + j)
+                gamma, beta, mean, inv_std = (
+                    load(out[2], k), load(out[3], k), load(out[4], k), load(out[5], k),
+                )  # fmt: skip
+                for i in range(4):
+                    if m + i < M:
+                        e = at((m + i) * hidden + n + j)
+                        h = load(out[1], e)
+                        for q in range(vector):
+                            z = _normalized(h[q], gamma[q], beta[q], mean[q], inv_std[q])
+                            if not z > 0:
+                                square[4 * i + j + q] = zero
+                        store_vector(out[0], e, square, 4 * i + j)
 
     return store
 
 
 @lru_cache
 def _input_gradient(hidden: int, dtype: np.dtype) -> Callable:
-    """dh of a pixel's hidden channel k, from (dz, h, gamma, mean, inv_std, dgamma, dbeta)."""
+    """dh from hidden channel k on, of the pixel at e.
+
+    arrays = (dz, h, gamma, mean, inv_std, dgamma, dbeta)
+    """
     number = numba_type(dtype)
+    vector = vector_of(hidden)
+    load, _ = ACCESS[vector]
 
     @cuda.jit(device=True)
-    def gradient(arrays, pixel, k):
-        dz, h, gamma, mean, inv_std, dgamma, dbeta = arrays
-        e, pixels = at(pixel * hidden + k), number(dz.size // hidden)
-        return input_gradient(dz[e], h[e], (gamma, mean, inv_std, dgamma, dbeta), at(k), pixels)
+    def gradient(arrays, e, k, out, first):
+        pixels = number(at(arrays[0].size) // hidden)
+        dz, h = load(arrays[0], at(e + k)), load(arrays[1], at(e + k))
+        gamma, mean, inv_std = load(arrays[2], k), load(arrays[3], k), load(arrays[4], k)
+        dgamma, dbeta = load(arrays[5], k), load(arrays[6], k)
+        for q in range(vector):
+            statistics = gamma[q], mean[q], inv_std[q], dgamma[q], dbeta[q]
+            out[first + q] = input_gradient(dz[q], h[q], statistics, pixels)
 
     return gradient
 
@@ -333,10 +379,10 @@ def _gradient_factor(hidden: int, dtype: np.dtype) -> Matrix:
     gradient = _input_gradient(hidden, dtype)
 
     @cuda.jit(device=True)
-    def read(arrays, m, k, group):
-        return gradient(arrays, m, k)
+    def read(arrays, line, step, out, first):
+        gradient(arrays, line[0], step[0], out, first)
 
-    return Matrix(read, along_k=True)
+    return rows_of(hidden)._replace(read=read)
 
 
 @lru_cache
@@ -345,7 +391,7 @@ def _gradient_rows(hidden: int, dtype: np.dtype) -> Matrix:
     gradient = _input_gradient(hidden, dtype)
 
     @cuda.jit(device=True)
-    def read(arrays, k, n, group):
-        return gradient(arrays, k, n)
+    def read(arrays, line, step, out, first):
+        gradient(arrays, step[0], line[0], out, first)
 
-    return Matrix(read, along_k=False)
+    return columns_of(hidden)._replace(read=read)

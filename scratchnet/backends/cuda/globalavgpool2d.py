@@ -38,7 +38,7 @@ def _forward_kernel(dtype: Any) -> Any:
     @cuda.jit
     def globalavgpool2d(x, y, pixels, C, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            n, c = e // C, e % C
+            n, c = at(e) // at(C), at(e) % at(C)
             total = zero
             for pixel in range(pixels):
                 total += x[at((n * pixels + pixel) * C + c)]
@@ -50,4 +50,4 @@ def _forward_kernel(dtype: Any) -> Any:
 @cuda.jit
 def _share(dy, dx, pixels, image_size, C, count):
     for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-        dx[at(e)] = dy[at(e // image_size * C + e % C)] / pixels
+        dx[at(e)] = dy[at(at(e) // at(image_size) * at(C) + at(e) % at(C))] / pixels

@@ -29,16 +29,14 @@ import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import (
+    ACCESS,
     SIMULATED,
     at,
     cuda,
+    far,
     launch,
-    load1,
-    load4,
     numba_type,
     staging,
-    store_vector1,
-    store_vector4,
 )
 from scratchnet.checks import check_involution, check_like
 from scratchnet.geometry import Geometry
@@ -46,8 +44,8 @@ from scratchnet.geometry import Geometry
 BLOCK = 16 if SIMULATED else 128  # threads, about
 PIXELS = 2 if SIMULATED else 4  # of a thread; half as many for dkernel, whose sums take registers
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
+NONE = 2**32 - 1  # a row that is not there
 STAGE = 40 * 1024  # bytes of shared memory for the weights, at most
-_ACCESS = {4: (load4, store_vector4), 1: (load1, store_vector1)}  # by length of vector
 
 
 class Sizes(NamedTuple):
@@ -99,10 +97,11 @@ class Block(NamedTuple):
 class Fill(NamedTuple):
     """Where weights come from.
 
-    make(sizes, dtype, block, wide, taps, row_of)   gives the device function fill(stage, source,
-               first_row, rows, first_j, first_g, u, t), with which thread t takes part in staging
-               weights[row, j, g, tap] of the output pixels in a block
-    extra(block, wide)                              how many more elements of the stage it wants
+    make(sizes, dtype, block, wide, taps)   gives the device function fill(stage, source, row,
+               first_j, first_g, u, tz, t): thread t of those that own row tz of the block takes
+               part in staging weights[tz, j, g, tap] of `wide` output pixels in a row of outputs,
+               which is NONE where there is nothing to stage. All threads of the block call it
+    extra(block, wide)                      how many more elements of the stage it wants
     """
 
     make: Callable
@@ -259,29 +258,37 @@ def _blocks(block: Block, rows: int, W: int, sizes: Sizes) -> tuple[int, int, in
 
 
 def _seen_columns(block: Block, sizes: Sizes) -> int:
-    """Columns of output pixels whose windows can hold a pixel of the block."""
-    return (block.wide - 1 + (sizes.K - 1) * sizes.dilation) // sizes.stride + 2
+    """Columns of output pixels whose windows can hold a pixel of the block, in whole fours."""
+    return ((block.wide - 1 + (sizes.K - 1) * sizes.dilation) // sizes.stride + 5) // 4 * 4
 
 
 @lru_cache
-def _read_weights(
-    sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int, row_of: Callable
-) -> Callable:
+def _read_weights(sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int) -> Callable:
     Wo, G, K = sizes.Wo, sizes.G, sizes.K
-    groups, threads = block.groups, block.count
-    count = block.rows * wide * groups * taps
+    threads = block.lanes * block.strips
+    run = block.groups * taps  # of a pixel
+    # all weights of the block's own pixels, whose first_j is not negative: one run of memory
+    contiguous = taps == K * K and block.lanes * sizes.vector >= sizes.C
     zero = dtype(0)
 
     @cuda.jit(device=True)
-    def fill(stage, source, first_row, rows, first_j, first_g, u, t):
-        for e in range(t, count, threads):
-            tap, g = e % taps, first_g + e // taps % groups
-            j = first_j + e // (taps * groups) % wide
-            row = row_of(first_row + e // (taps * groups * wide), rows, u)
-            value = zero
-            if row >= 0 and j >= 0 and j < Wo and g < G:
-                value = source[0][at(((row * Wo + j) * G + g) * K * K + u * K + tap)]
-            stage[at(e)] = value
+    def fill(stage, source, row, first_j, first_g, u, tz, t):
+        if row != NONE:
+            first = at((row * Wo + first_j) * (G * K * K) + first_g * (K * K) + u * K)
+            end = at((G - first_g) * taps)
+            e = at(t)
+            while e < wide * run:
+                value = zero
+                if contiguous:
+                    if e < at((Wo - first_j) * run):
+                        value = source[0][at(first + e)]
+                else:
+                    pixel, k = at(e // run), at(e % run)
+                    if at(first_j + pixel) < Wo and k < end:
+                        tap = k if taps == K * K else at(k // taps * (K * K) + k % taps)
+                        value = source[0][at(first + pixel * (G * K * K) + tap)]
+                stage[far(tz * (wide * run) + e)] = value
+                e = at(e + threads)
 
     return fill
 
@@ -289,26 +296,21 @@ def _read_weights(
 READ = Fill(_read_weights, lambda block, wide: 0)
 
 
-@cuda.jit(device=True)
-def output_row(row, rows, u):
-    """Forward, the staged rows are the block's own."""
-    return row if row < rows else -1
-
-
 @lru_cache
 def seen_row(sizes: Sizes) -> Callable:
-    """The row of outputs that met image row (n, r) through tap row u; -1 where there is none."""
+    """The row of outputs that met image row (n, r) through tap row u; NONE where there is none."""
     H, Ho, stride, dilation, before = (
         sizes.H, sizes.Ho, sizes.stride, sizes.dilation, sizes.before,
     )  # fmt: skip
 
     @cuda.jit(device=True)
     def row_of(row, rows, u):
-        n = row // H
-        first = row - n * H + before - u * dilation
-        if row >= rows or first < 0 or first % stride != 0 or first // stride >= Ho:
-            return -1
-        return n * Ho + first // stride
+        n = at(at(row) // H)
+        first = at(at(row) - n * H + before - u * dilation)  # wraps where it is negative
+        i = at(first // stride)
+        if row >= rows or first % stride != 0 or i >= Ho:
+            return at(NONE)
+        return at(n * Ho + i)
 
     return row_of
 
@@ -323,8 +325,8 @@ def _forward_kernel(dtype: Any, sizes: Sizes, block: Block, fill: Fill) -> Any:
     columns = (pixels - 1) * stride + (K - 1) * dilation + 1
     owned, read = pixels * vector, columns * vector
     stage = staging(block_rows * wide * groups * taps + fill.extra(block, wide), dtype)
-    fill_weights = fill.make(sizes, dtype, block, wide, taps, output_row)
-    load, store = _ACCESS[vector]
+    fill_weights = fill.make(sizes, dtype, block, wide, taps)
+    load, store = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit
@@ -337,23 +339,27 @@ def _forward_kernel(dtype: Any, sizes: Sizes, block: Block, fill: Fill) -> Any:
         first_j = cuda.blockIdx.y * wide
         first_c = cuda.blockIdx.z * lanes * vector
         first_g = first_c // per_group
-        t = (tz * strips + ty) * lanes + tx
-        fill_weights(weights, source, first_row, rows, first_j, first_g, 0, t)
+        t = ty * lanes + tx
+        row, c, j = first_row + tz, first_c + tx * vector, first_j + ty * pixels
+        own = at(row) if row < rows else at(NONE)
+        fill_weights(weights, source, own, first_j, first_g, 0, tz, t)
         cuda.syncthreads()
 
-        row, c, j = first_row + tz, first_c + tx * vector, first_j + ty * pixels
         if row >= rows or c >= C or j >= Wo:
             return
-        n, i = row // Ho, row % Ho
-        g = c // per_group - first_g
+        n, i = at(row) // Ho, at(row) % Ho
+        g = at(c) // per_group - first_g
+        left = j * stride - before
+        first_weight = ((tz * wide + ty * pixels) * groups + g) * taps
         for e in range(owned):
             sums[e] = zero
         for u in range(K):
             r = i * stride + u * dilation - before
+            on_image = r >= 0 and r < H
+            first = ((n * H + r) * W + left) * C + c
             for column in range(columns):
-                s = j * stride + column - before
-                if r >= 0 and r < H and s >= 0 and s < W:
-                    values = load(x, at(((n * H + r) * W + s) * C + c))
+                if on_image and at(left + column) < W:
+                    values = load(x, far(first + column * C))
                     for q in range(vector):
                         window[column * vector + q] = values[q]
                 else:
@@ -361,14 +367,14 @@ def _forward_kernel(dtype: Any, sizes: Sizes, block: Block, fill: Fill) -> Any:
                         window[column * vector + q] = zero
             for p in range(pixels):
                 for v in range(K):
-                    pixel = tz * wide + ty * pixels + p
-                    weight = weights[at((pixel * groups + g) * taps + u * K + v)]
+                    weight = weights[far(first_weight + u * K + p * groups * taps + v)]
                     for q in range(vector):
                         column = p * stride + v * dilation
                         sums[p * vector + q] += weight * window[column * vector + q]
+        first = (row * Wo + j) * C + c
         for p in range(pixels):
             if j + p < Wo:
-                store(y, at((row * Wo + j + p) * C + c), sums, p * vector)
+                store(y, far(first + p * C), sums, p * vector)
 
     return involution
 
@@ -386,8 +392,8 @@ def _image_gradient_kernel(
     owned, read = pixels * vector, columns * vector
     stage = staging(block_rows * seen * groups * K + fill.extra(block, seen), dtype)
     row_of = seen_row(sizes)
-    fill_weights = fill.make(sizes, dtype, block, seen, K, row_of)
-    load, store = _ACCESS[vector]
+    fill_weights = fill.make(sizes, dtype, block, seen, K)
+    load, store = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit
@@ -402,24 +408,25 @@ def _image_gradient_kernel(
         first_g = first_c // per_group
         # the first output column that can see the block's first pixel, through its last tap
         first_j = (first_s + before - (K - 1) * dilation) // stride
-        t = (tz * strips + ty) * lanes + tx
+        t = ty * lanes + tx
         row, c, s = first_row + tz, first_c + tx * vector, first_s + ty * pixels
-        g = c // per_group - first_g
+        g = at(c) // per_group - first_g
+        left = s + before - (K - 1) * dilation
+        first_weight = ((tz * seen + ty * pixels) * groups + g) * K
         mine = row < rows and c < C and s < W
         for e in range(owned):
             sums[e] = zero
         for u in range(K):
-            cuda.syncthreads()
-            fill_weights(weights, source, first_row, rows, first_j, first_g, u, t)
-            cuda.syncthreads()
             seen_by = row_of(row, rows, u)
-            if mine and seen_by >= 0:
+            cuda.syncthreads()
+            fill_weights(weights, source, seen_by, first_j, first_g, u, tz, t)
+            cuda.syncthreads()
+            if mine and seen_by != NONE:
                 if stride == 1:
-                    left = s + before - (K - 1) * dilation
+                    first = (seen_by * Wo + left) * C + c
                     for column in range(columns):
-                        j = left + column
-                        if j >= 0 and j < Wo:
-                            values = load(dy, at((seen_by * Wo + j) * C + c))
+                        if at(left + column) < Wo:
+                            values = load(dy, far(first + column * C))
                             for q in range(vector):
                                 window[column * vector + q] = values[q]
                         else:
@@ -428,27 +435,26 @@ def _image_gradient_kernel(
                     for p in range(pixels):
                         for v in range(K):
                             column = p + (K - 1 - v) * dilation
-                            pixel = tz * seen + left + column - first_j
-                            weight = weights[at((pixel * groups + g) * K + v)]
+                            weight = weights[far(first_weight + column * groups * K + v)]
                             for q in range(vector):
                                 sums[p * vector + q] += weight * window[column * vector + q]
                 else:
                     for p in range(pixels):
                         for v in range(K):
                             first = s + p + before - v * dilation
-                            j = first // stride
-                            if first >= 0 and first % stride == 0 and j < Wo:
+                            j = at(first) // stride
+                            if first >= 0 and at(first) % stride == 0 and j < Wo:
                                 pixel = tz * seen + j - first_j
                                 weight = weights[at((pixel * groups + g) * K + v)]
                                 values = load(dy, at((seen_by * Wo + j) * C + c))
                                 for q in range(vector):
                                     sums[p * vector + q] += weight * values[q]
         if mine:
-            n, r = row // H, row % H
+            n, r = at(row) // H, at(row) % H
             for p in range(pixels):
                 if s + p < W:
                     if has_also:
-                        i, j = r // stride, (s + p) // stride
+                        i, j = at(r) // stride, at(s + p) // stride
                         high = stride if (i + 1) * stride <= H else H - i * stride
                         across = stride if (j + 1) * stride <= W else W - j * stride
                         values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
@@ -464,13 +470,13 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, block: Block) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
     lanes, strips, block_rows, pixels, _ = block
-    wide, threads = block.wide, block.count
+    wide = block.wide
     taps = K * K
+    run = lanes * taps  # of a pixel
     columns = (pixels - 1) * stride + (K - 1) * dilation + 1
     owned, read, weighed = pixels * vector, columns * vector, pixels * K
-    count = block_rows * wide * lanes * taps
-    stage = staging(count, dtype)
-    load, _ = _ACCESS[vector]
+    stage = staging(block_rows * wide * run, dtype)
+    load, _ = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit
@@ -484,17 +490,21 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, block: Block) -> Any:
         first_j = cuda.blockIdx.y * wide
         first_g = cuda.blockIdx.z * lanes
         row, j, g = first_row + tz, first_j + ty * pixels, first_g + tx
-        n, i = row // Ho, row % Ho
+        n, i = at(row) // Ho, at(row) % Ho
+        left = j * stride - before
+        first_sum = ((tz * wide + ty * pixels) * lanes + tx) * taps
         if row < rows and j < Wo and g < G:
             for u in range(K):
                 r = i * stride + u * dilation - before
+                on_image = r >= 0 and r < H
+                first_x = ((n * H + r) * W + left) * C + g * per_group
+                first_dy = (row * Wo + j) * C + g * per_group
                 for e in range(weighed):
                     sums[e] = zero
-                for c in range(g * per_group, (g + 1) * per_group, vector):
+                for c in range(0, per_group, vector):
                     for column in range(columns):
-                        s = j * stride + column - before
-                        if r >= 0 and r < H and s >= 0 and s < W:
-                            values = load(x, at(((n * H + r) * W + s) * C + c))
+                        if on_image and at(left + column) < W:
+                            values = load(x, far(first_x + c + column * C))
                             for q in range(vector):
                                 window[column * vector + q] = values[q]
                         else:
@@ -502,7 +512,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, block: Block) -> Any:
                                 window[column * vector + q] = zero
                     for p in range(pixels):
                         if j + p < Wo:
-                            values = load(dy, at((row * Wo + j + p) * C + c))
+                            values = load(dy, far(first_dy + c + p * C))
                             for q in range(vector):
                                 gradient[p * vector + q] = values[q]
                         else:
@@ -516,15 +526,19 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, block: Block) -> Any:
                                 sums[p * K + v] += product
                 for p in range(pixels):
                     for v in range(K):
-                        pixel = tz * wide + ty * pixels + p
-                        staged[at((pixel * lanes + tx) * taps + u * K + v)] = sums[p * K + v]
+                        staged[far(first_sum + u * K + p * lanes * taps + v)] = sums[p * K + v]
         cuda.syncthreads()
-        t = (tz * strips + ty) * lanes + tx
-        for e in range(t, count, threads):
-            tap, lane = e % taps, e // taps % lanes
-            pixel = e // (taps * lanes)
-            row, j = first_row + pixel // wide, first_j + pixel % wide
-            if row < rows and j < Wo and first_g + lane < G:
-                dkernel[at(((row * Wo + j) * G + first_g + lane) * taps + tap)] = staged[at(e)]
+        if row < rows:
+            first, end = (
+                at((row * Wo + first_j) * (G * taps) + first_g * taps),
+                at(G - first_g) * taps,
+            )
+            e = at(ty * lanes + tx)
+            while e < wide * run:
+                pixel, k = at(e // run), at(e % run)
+                if first_j + pixel < Wo and k < end:
+                    value = staged[far(tz * (wide * run) + e)]
+                    dkernel[at(first + pixel * (G * taps) + k)] = value
+                e = at(e + lanes * strips)
 
     return involution_kernel_gradient

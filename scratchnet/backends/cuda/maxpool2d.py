@@ -71,8 +71,8 @@ def _forward_kernel(
     @cuda.jit
     def maxpool2d(x, y, argmax, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            c, pixel = e % C, e // C
-            j, i, n = pixel % Wo, pixel // Wo % Ho, pixel // (Wo * Ho)
+            c, pixel = at(e) % C, at(e) // C
+            j, i, n = at(pixel) % Wo, at(pixel) // Wo % Ho, at(pixel) // (Wo * Ho)
             best, winner = lowest, 0
             for u in range(size):
                 for v in range(size):
@@ -99,8 +99,8 @@ def _backward_kernel(
     @cuda.jit
     def maxpool2d_gradient(dy, argmax, dx, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            c, pixel = e % C, e // C
-            s, r, n = pixel % W, pixel // W % H, pixel // (W * H)
+            c, pixel = at(e) % C, at(e) // C
+            s, r, n = at(pixel) % W, at(pixel) // W % H, at(pixel) // (W * H)
             total = zero
             for u in range(size):
                 i = r + top - u

@@ -102,7 +102,8 @@ def _backward_kernel(dtype: Any) -> Any:
     @cuda.jit
     def softmax_gradient(probabilities, labels, dlogits, factor, smoothing, classes, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            hit = one if e % classes == labels[at(e // classes)] else zero
+            n, k = at(e) // at(classes), at(e) % at(classes)
+            hit = one if k == labels[n] else zero
             target = smoothing / dtype(classes) + (one - smoothing) * hit
             dlogits[at(e)] = (probabilities[at(e)] - target) * factor
 
