@@ -1,13 +1,16 @@
-"""Every kernel compiles for a GPU that is not there: types, which the simulator does not know.
+"""Every kernel compiles for a GPU that is not there, and runs on one made of NumPy.
 
-Networks and operators run on arrays without memory, and each launch compiles its kernel to PTX for
-compute capability 9.0 instead of starting it. Needs the compiler, not a driver:
+Each launch compiles its kernel to PTX for compute capability 9.0: types, which the simulator does
+not know. Then `ptx_machine.py` executes the PTX, with the tiles that a GPU would get, and finds
+races, values that nobody wrote, and accesses out of bounds; or, for sizes that it would take hours
+for, arrays have no memory and nothing runs. Needs the compiler, not a driver:
 
     pip install -e '.[dev,gpu]' && pytest tests/test_cuda_ptx.py -s
 
 With -s, registers and spills of each kernel are printed where ptxas is at hand.
 """
 
+import copy
 import importlib
 import os
 import re
@@ -20,10 +23,13 @@ import numba.cuda
 import numpy as np
 import pytest
 from cases import CASES
-from checks import cast, cotangent_like, run_backward, run_forward
+from checks import cast, check_parity, cotangent_like, run_backward, run_forward
+from gpu_ops import OnHost
+from ptx_machine import Fault, Machine, Program
+from ptx_machine import Memory as DeviceMemory
 
 from scratchnet import SGD, Adam, SoftmaxCrossEntropy, clip_gradients
-from scratchnet.backends import OPERATORS
+from scratchnet.backends import OPERATORS, reference
 from scratchnet.layers import BatchNorm, Involution2D, WindowAttention2D
 from scratchnet.models import report_network
 from scratchnet.models.report import INPUT_SHAPES
@@ -57,18 +63,25 @@ class Memory:
 
 
 class Compiler:
-    """Stands in for a GPU: keeps the PTX of each kernel for each signature."""
+    """Stands in for a GPU: compiles each kernel for each signature; runs it if it has a machine."""
 
     def __init__(self) -> None:
-        self.compiled: dict[tuple, str] = {}
+        self.compiled: dict[tuple, Program] = {}
         self.ptxas = shutil.which("ptxas")
+        self.machine: Machine | None = None
+
+    def allocate(self, dtype: np.dtype, size: int) -> Memory | DeviceMemory:
+        return DeviceMemory(self.machine, size, dtype) if self.machine else Memory(size, dtype)
 
     def start(self, kernel, blocks, threads, arguments) -> None:
         signature = tuple(self.type_of(argument) for argument in arguments)
-        if (kernel, signature) in self.compiled:
-            return
+        if (kernel, signature) not in self.compiled:
+            self.compiled[kernel, signature] = self.compile(kernel, signature, threads)
+        if self.machine:
+            self.machine.launch(self.compiled[kernel, signature], blocks, threads, arguments)
+
+    def compile(self, kernel, signature, threads) -> Program:
         ptx, _ = numba.cuda.compile_ptx(kernel.py_func, signature, cc=COMPUTE_CAPABILITY)
-        self.compiled[kernel, signature] = ptx
         name = kernel.py_func.__name__
         if name.startswith(WITHOUT_LOCAL_MEMORY):
             assert ".local" not in ptx, f"{name} keeps numbers in local memory"
@@ -76,11 +89,12 @@ class Compiler:
             double = re.search(r"\s(?:add|mul|fma|div)\S*\.f64.*", ptx)
             assert not double, f"{name} computes in float64 what is float32:{double.group()}"
         print(f"{name:28} {str(threads):>14} {self.registers(ptx)}")
+        return Program(ptx)
 
     def type_of(self, argument):
         if isinstance(argument, tuple):
             return numba.types.BaseTuple.from_types([self.type_of(part) for part in argument])
-        if isinstance(argument, Memory):
+        if isinstance(argument, Memory | DeviceMemory):
             return numba.types.Array(numba.from_dtype(argument.dtype), 1, "C")
         return numba.typeof(argument)
 
@@ -100,6 +114,13 @@ class Compiler:
         return f"{used.group(1)}, {spilled.group(1)} bytes spilled"
 
 
+class NothingFree(dict):
+    """Keeps no memory for the next array, so that what one left behind is not found in another."""
+
+    def __missing__(self, key):
+        return []
+
+
 @pytest.fixture(scope="module")
 def compiler():
     """The cuda backend, on a GPU that only compiles."""
@@ -112,8 +133,20 @@ def compiler():
         compiler = Compiler()
         compiler.backend = backend
         patch.setattr(backend.device, "_start", compiler.start)
-        patch.setattr(backend.arrays, "_allocate", lambda dtype, size: Memory(size, dtype))
+        patch.setattr(backend.arrays, "_allocate", compiler.allocate)
+        patch.setattr(backend.arrays, "_free", NothingFree())
         yield compiler
+
+
+@pytest.fixture
+def on_host(compiler):
+    """The backend's functions for NumPy arrays, on a machine that runs the kernels."""
+    updates = importlib.import_module("scratchnet.backends.cuda.updates")
+    updates._table.cache_clear()
+    compiler.machine = Machine()
+    yield OnHost()
+    compiler.machine = None
+    updates._table.cache_clear()
 
 
 def _step(network, shape, batch, optimizers=(Adam,)):
@@ -180,14 +213,137 @@ def test_attention_and_norm_as_layers(compiler):
         layer.forward(x)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_operators(compiler, operator, dtype):
-    """A small and a large case of each; of float64, which only gradient checks use, one."""
+def test_operators_of_float64(compiler, operator):
+    """Which only gradient checks use."""
     case = CASES[operator]
-    for sizes in (case.large, case.nasties[-1])[: 1 if dtype == np.float64 else 2]:
-        arguments = cast(case.draw(sizes), dtype)
-        outputs = run_forward(compiler.backend, operator, arguments)
-        first = compiler.backend.to_host(outputs[case.outputs[0]])
-        cotangent = cotangent_like(first, 1)
-        run_backward(compiler.backend, operator, arguments, outputs, cotangent)
+    arguments = cast(case.draw(case.nasties[-1]), np.float64)
+    outputs = run_forward(compiler.backend, operator, arguments)
+    first = compiler.backend.to_host(outputs[case.outputs[0]])
+    run_backward(compiler.backend, operator, arguments, outputs, cotangent_like(first, 1))
+
+
+# Executed
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operators_agree_with_the_reference(on_host, operator):
+    case = CASES[operator]
+    for sizes in (*case.nasties, case.large):
+        check_parity(on_host, reference, operator, case.draw(sizes), np.float32, sizes["seed"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "K", "G", "stride"),
+    [
+        ((2, 9, 7, 256), 7, 16, 1),
+        ((1, 9, 40, 128), 7, 8, 1),
+        ((1, 9, 8, 64), 7, 4, 2),
+        ((1, 8, 9, 160), 3, 8, 1),
+        ((2, 20, 33, 16), 3, 1, 1),
+        ((1, 9, 9, 20), 5, 1, 1),
+    ],
+)
+def test_involutions_of_several_blocks(on_host, shape, K, G, stride):
+    N, H, W, C = shape
+    sizes = {"N": N, "H": H, "W": W, "K": K, "G": G, "per_group": C // G}
+    sizes |= {"stride": stride, "dilation": 1, "seed": 1}
+    arguments = CASES["involution"].draw(sizes)
+    check_parity(on_host, reference, "involution", arguments, np.float32, 1)
+
+
+@pytest.mark.parametrize(("M", "K", "N"), [(300, 132, 260), (1000, 30, 10), (129, 65, 127)])
+def test_products_of_several_tiles(on_host, M, K, N):
+    rng = np.random.default_rng(0)
+    arguments = {"x": rng.standard_normal((M, K)), "bias": rng.standard_normal(N)}
+    arguments["weight"] = rng.standard_normal((K, N))
+    check_parity(on_host, reference, "dense", arguments, np.float32, 1)
+
+
+@pytest.mark.parametrize("operator", ["convolution", "involution"])
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist", "cifar10"])
+def test_training_steps_follow_the_reference(on_host, dataset, operator):
+    x = np.random.default_rng(0).standard_normal((3, *INPUT_SHAPES[dataset]), np.float32)
+    labels, losses = np.array([1, 2, 3]), {}
+    drawn = report_network(dataset, operator)
+    for backend in ("reference", "cuda"):
+        network = copy.deepcopy(drawn).to(backend)
+        optimizer = SGD(network.parameters(), 1e-3, momentum=0.9)
+        loss = SoftmaxCrossEntropy().to(backend)
+        losses[backend] = []
+        for _ in range(3):
+            losses[backend].append(float(loss.forward(network.forward(x, training=True), labels)))
+            network.backward(loss.backward(), need_dx=False)
+            optimizer.step()
+    np.testing.assert_allclose(losses["cuda"], losses["reference"], rtol=1e-4)
+
+
+# The machine itself
+
+
+def _launch(compiler, kernel, threads, *arrays):
+    machine = Machine()
+    arguments = []
+    for array in arrays:
+        arguments.append(DeviceMemory(machine, array.size, array.dtype))
+        arguments[-1].copy_to_device(array)
+    signature = tuple(compiler.type_of(argument) for argument in arguments)
+    ptx, _ = numba.cuda.compile_ptx(kernel, signature, cc=COMPUTE_CAPABILITY)
+    machine.launch(Program(ptx), 1, threads, arguments)
+    return [argument.copy_to_host() for argument in arguments]
+
+
+def _mirrored_in_shared_memory(wait):
+    """Each thread passes its number on to the thread at the other end."""
+
+    def kernel(x):
+        shared = numba.cuda.shared.array(64, numba.float32)
+        t = numba.cuda.threadIdx.x
+        shared[t] = x[t]
+        if wait:
+            numba.cuda.syncthreads()
+        x[t] = shared[63 - t]
+
+    return kernel
+
+
+def _one_too_far(x):
+    x[numba.uint32(numba.cuda.threadIdx.x + 1)] = 0
+
+
+def _all_to_one(x):
+    x[0] = x[numba.cuda.threadIdx.x]
+
+
+def _never_written(x):
+    shared = numba.cuda.shared.array(64, numba.float32)
+    x[numba.cuda.threadIdx.x] = shared[numba.cuda.threadIdx.x]
+
+
+def _two_barriers(x):
+    if numba.cuda.threadIdx.x < 32:
+        numba.cuda.syncthreads()
+    else:
+        x[numba.cuda.threadIdx.x] = 0
+        numba.cuda.syncthreads()
+
+
+def test_the_machine_runs_what_is_right(compiler):
+    x = np.arange(64, dtype=np.float32)
+    (mirrored,) = _launch(compiler, _mirrored_in_shared_memory(wait=True), 64, x)
+    np.testing.assert_array_equal(mirrored, x[::-1])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [
+        (_mirrored_in_shared_memory(wait=False), "nobody wrote|race"),
+        (_one_too_far, "out of bounds"),
+        (_all_to_one, "race"),
+        (_never_written, "nobody wrote"),
+        (_two_barriers, "barrier"),
+    ],
+)
+def test_the_machine_finds_what_is_wrong(compiler, kernel, fault):
+    with pytest.raises(Fault, match=fault):
+        _launch(compiler, kernel, 64, np.ones(64, np.float32))
