@@ -186,12 +186,27 @@ class Machine:
             (*(sizes if isinstance(sizes, tuple) else (sizes,)), 1, 1)[:3]
             for sizes in (blocks, threads)
         )
+        _check_limits(program, blocks, threads)
         parameters = _parameters(arguments)
         everyone = range(int(np.prod(blocks)))
         together = max(1, AT_ONCE // int(np.prod(threads)))
         for first in everyone[::together]:
             some = np.arange(first, min(first + together, len(everyone)))
             _Run(self, program, blocks, threads, some, parameters).run()
+
+
+def _check_limits(program: "Program", blocks: tuple, threads: tuple) -> None:
+    """What a GPU launches: CUDA programming guide, technical specifications by capability."""
+    most_blocks, most_threads = (2**31 - 1, 65535, 65535), (1024, 1024, 64)
+    if (
+        any(size > most for size, most in zip(blocks, most_blocks, strict=True))
+        or any(size > most for size, most in zip(threads, most_threads, strict=True))
+        or np.prod(threads) > 1024
+        or program.shared_size > 48 * 1024
+    ):
+        raise Fault(
+            f"no GPU launches {blocks} blocks of {threads} threads with {program.shared_size} bytes"
+        )
 
 
 def _parameters(arguments: list) -> list[Any]:

@@ -1,7 +1,7 @@
 """The cuda backend against the reference: on a GPU, or in Numba's simulator.
 
     NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda.py        anywhere; few and small examples
-    pytest -m gpu                                           on a machine with an NVIDIA GPU
+    pytest -m gpu tests/test_cuda.py                        on a machine with an NVIDIA GPU
 
 The simulator runs every GPU thread as a thread of Python and finds each index that is out of
 bounds; it knows no types and no races.
@@ -70,14 +70,16 @@ every_operator = pytest.mark.parametrize("operator", OPERATORS)
 every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.__name__)
 
 
-def drawn(in_simulator):
-    """A property, tried often on a GPU; in the simulator so many times, and without shrinking."""
+def drawn(times):
+    """A property, tried so many times only: on a GPU every size compiles its kernels anew.
+
+    In the simulator without shrinking, which would take it hours.
+    """
 
     def decorate(function):
-        if not SIMULATED:
-            return given(data=st.data())(function)
-        phases = (Phase.explicit, Phase.generate)
-        few = settings(max_examples=in_simulator, derandomize=True, phases=phases, deadline=None)
+        few = settings(max_examples=times, derandomize=SIMULATED, deadline=None)
+        if SIMULATED:
+            few = settings(few, phases=(Phase.explicit, Phase.generate))
         return few(given(data=st.data())(function))
 
     return decorate
@@ -103,14 +105,14 @@ def test_agrees_with_the_reference_on_nasties(operator, dtype):
 
 
 @every_operator
-@drawn(in_simulator=5)
+@drawn(times=5)
 def test_agrees_with_the_reference(operator, data):
     arguments, seed = _draw(data, operator)
     checks.check_parity(OPS, reference, operator, arguments, np.float32, seed)
 
 
 @pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].kinks])
-@drawn(in_simulator=2)
+@drawn(times=2)
 def test_agrees_with_the_reference_on_kinks_and_ties(operator, data):
     sizes = data.draw(CASES[operator].sizes, label=operator)
     arguments = CASES[operator].kinks(np.random.default_rng(sizes["seed"]), sizes)
@@ -118,7 +120,7 @@ def test_agrees_with_the_reference_on_kinks_and_ties(operator, data):
 
 
 @pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].forward_only])
-@drawn(in_simulator=2)
+@drawn(times=2)
 def test_forward_without_backward_agrees_with_the_reference(operator, data):
     sizes = data.draw(CASES[operator].sizes, label=operator)
     arguments = CASES[operator].forward_only(np.random.default_rng(sizes["seed"]), sizes)
@@ -126,19 +128,19 @@ def test_forward_without_backward_agrees_with_the_reference(operator, data):
 
 
 @every_operator
-@drawn(in_simulator=1)
+@drawn(times=1)
 def test_pure_and_repeatable(operator, data):
     checks.check_pure(OPS, operator, *_draw(data, operator))
 
 
 @every_operator
-@drawn(in_simulator=2)
+@drawn(times=2)
 def test_need_dx(operator, data):
     checks.check_need_dx(OPS, operator, *_draw(data, operator))
 
 
 @every_operator
-@drawn(in_simulator=1)
+@drawn(times=1)
 def test_nan_does_not_vanish(operator, data):
     checks.check_nan(OPS, reference, operator, *_draw(data, operator))
 
@@ -155,7 +157,7 @@ def test_same_bits_however_often(operator, dtype):
 
 @pytest.mark.skipif(SIMULATED, reason="the reference's gradients are what the others agree with")
 @every_operator
-@drawn(in_simulator=1)
+@drawn(times=1)
 def test_gradient(operator, data):
     checks.check_gradient(OPS, operator, *_draw(data, operator))
 
@@ -214,7 +216,7 @@ def test_update_worked_by_hand(update):
 
 
 @pytest.mark.parametrize("update", UPDATES)
-@drawn(in_simulator=3)
+@drawn(times=3)
 def test_update_agrees_with_the_reference(update, data):
     case = UPDATE_CASES[update]
     sizes = data.draw(case.sizes, label=update)

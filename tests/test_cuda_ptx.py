@@ -74,29 +74,27 @@ class Compiler:
         return DeviceMemory(self.machine, size, dtype) if self.machine else Memory(size, dtype)
 
     def start(self, kernel, blocks, threads, arguments) -> None:
-        signature = tuple(self.type_of(argument) for argument in arguments)
-        if (kernel, signature) not in self.compiled:
-            self.compiled[kernel, signature] = self.compile(kernel, signature, threads)
+        key = kernel, *(self.kind_of(argument) for argument in arguments)
+        if key not in self.compiled:
+            self.compiled[key] = self.compile(kernel, arguments, threads)
         if self.machine:
-            self.machine.launch(self.compiled[kernel, signature], blocks, threads, arguments)
+            self.machine.launch(self.compiled[key], blocks, threads, arguments)
 
-    def compile(self, kernel, signature, threads) -> Program:
-        ptx, _ = numba.cuda.compile_ptx(kernel.py_func, signature, cc=COMPUTE_CAPABILITY)
+    def compile(self, kernel, arguments, threads) -> Program:
+        ptx = self.backend.device.compile_ptx(kernel, arguments, COMPUTE_CAPABILITY)
         name = kernel.py_func.__name__
         if name.startswith(WITHOUT_LOCAL_MEMORY):
             assert ".local" not in ptx, f"{name} keeps numbers in local memory"
-        if "float64" not in str(signature):
+        if "float64" not in str([self.kind_of(argument) for argument in arguments]):
             double = re.search(r"\s(?:add|mul|fma|div)\S*\.f64.*", ptx)
             assert not double, f"{name} computes in float64 what is float32:{double.group()}"
         print(f"{name:28} {str(threads):>14} {self.registers(ptx)}")
         return Program(ptx)
 
-    def type_of(self, argument):
+    def kind_of(self, argument):
         if isinstance(argument, tuple):
-            return numba.types.BaseTuple.from_types([self.type_of(part) for part in argument])
-        if isinstance(argument, Memory | DeviceMemory):
-            return numba.types.Array(numba.from_dtype(argument.dtype), 1, "C")
-        return numba.typeof(argument)
+            return tuple(self.kind_of(part) for part in argument)
+        return getattr(argument, "dtype", type(argument))
 
     def registers(self, ptx: str) -> str:
         """What ptxas says of registers and spills; an older one takes PTX of an older version."""
@@ -287,8 +285,8 @@ def _launch(compiler, kernel, threads, *arrays):
     for array in arrays:
         arguments.append(DeviceMemory(machine, array.size, array.dtype))
         arguments[-1].copy_to_device(array)
-    signature = tuple(compiler.type_of(argument) for argument in arguments)
-    ptx, _ = numba.cuda.compile_ptx(kernel, signature, cc=COMPUTE_CAPABILITY)
+    jitted = numba.cuda.jit(kernel)
+    ptx = compiler.backend.device.compile_ptx(jitted, arguments, COMPUTE_CAPABILITY)
     machine.launch(Program(ptx), 1, threads, arguments)
     return [argument.copy_to_host() for argument in arguments]
 

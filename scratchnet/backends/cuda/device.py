@@ -23,9 +23,12 @@ indices. Two kinds, as a GPU computes in 32 bits and addresses memory in 64:
 
 import itertools
 import os
+import re
+import threading
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +45,8 @@ except ImportError as error:  # numba-cuda without its bindings
     ) from error
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+if not SIMULATED and cuda.implementation == "NVIDIA":
+    from cuda import core as cuda_core  # which numba-cuda stands on
 # Blocks whose threads own one element, then the one a grid further on. An H200 keeps 2112 such
 # blocks busy; two blocks of 16 are enough for the simulator to have neighbours and a tail.
 THREADS = 16 if SIMULATED else 256
@@ -77,14 +82,14 @@ def numba_type(dtype: np.dtype) -> Any:
 # Launches
 
 launches = 0  # kernels started by this process
-_configured: dict[tuple, Any] = {}
+_prepared: dict[tuple, Any] = {}
+_thread = threading.local()
 
 
 def launch(kernel: Any, blocks: int | tuple, threads: int | tuple, *arguments: Any) -> None:
     """Start a kernel on the default stream, which runs one after the other.
 
-    Arguments are `Array`s, tuples of them, and numbers. A configured kernel is kept: to configure
-    one anew costs more than some kernels take.
+    Arguments are `Array`s, tuples of them, and numbers.
     """
     global launches
     launches += 1
@@ -97,21 +102,107 @@ def launch_over(count: int, kernel: Any, *arguments: Any) -> None:
     launch(kernel, blocks, THREADS, *arguments, count)
 
 
-def _start(kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list) -> None:
-    if SIMULATED:  # where a kernel has one configuration, its last
-        kernel[blocks, threads](*arguments)
-        return
-    key = kernel, blocks, threads
-    configured = _configured.get(key)
-    if configured is None:
-        configured = _configured[key] = kernel[blocks, threads]
-    configured(*arguments)
+def compile_ptx(kernel: Any, arguments: list, capability: tuple[int, int]) -> str:
+    """The kernel's PTX for arguments like these."""
+    signature = tuple(_type_of(argument) for argument in arguments)
+    return cuda.compile_ptx(kernel.py_func, signature, cc=capability)[0]
 
 
 def _flat(argument: Any) -> Any:
     if isinstance(argument, tuple):
         return tuple(array.memory for array in argument)
     return getattr(argument, "memory", argument)
+
+
+def _type_of(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        return numba.types.BaseTuple.from_types([_type_of(part) for part in argument])
+    if isinstance(argument, int | float | np.generic):
+        return numba.typeof(argument)
+    return numba.types.Array(numba.from_dtype(argument.dtype), 1, "C")
+
+
+def _start(kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list) -> None:
+    if SIMULATED or cuda.implementation != "NVIDIA":
+        _start_by_numba(kernel, blocks, threads, arguments)
+    else:
+        _start_by_driver(kernel, blocks, threads, arguments)
+
+
+def _start_by_numba(
+    kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list
+) -> None:
+    if SIMULATED:  # where a kernel has one configuration, its last
+        kernel[blocks, threads](*arguments)
+        return
+    key = kernel, blocks, threads
+    configured = _prepared.get(key)
+    if configured is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that few blocks leave a GPU idle; some work is small
+            configured = _prepared[key] = kernel[blocks, threads]
+    configured(*arguments)
+
+
+def _start_by_driver(
+    kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list
+) -> None:
+    """Numba compiles, the driver's Python bindings start.
+
+    Numba looks at each argument anew at every launch, which takes longer than most kernels: a step
+    of the report's networks is four times faster this way. The numbers of an array stay with it.
+    """
+    kinds, numbers = [], []
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            kinds.append(len(argument))
+            for array in argument:
+                _append_array(array, kinds, numbers)
+        elif hasattr(argument, "device_ctypes_pointer"):
+            _append_array(argument, kinds, numbers)
+        else:
+            kinds.append(type(argument))
+            numbers.append(argument)
+    key = kernel, blocks, threads, *kinds
+    prepared = _prepared.get(key)
+    if prepared is None:
+        prepared = _prepared[key] = _prepare(kernel, blocks, threads, arguments)
+    if not hasattr(_thread, "context"):
+        _thread.context = cuda.current_context()  # makes it this thread's
+    cuda_core.launch(prepared.stream, prepared.config, prepared.kernel, *numbers)
+
+
+def _append_array(array: Any, kinds: list, numbers: list) -> None:
+    """What Numba's kernels take for an array: they read the address and the sizes of seven."""
+    try:
+        kind, own = array.scratchnet_numbers
+    except AttributeError:
+        size, itemsize = array.size, array.dtype.itemsize
+        address = array.device_ctypes_pointer.value
+        kind, own = array.dtype, (0, 0, size, itemsize, address, size, itemsize)
+        array.scratchnet_numbers = kind, own
+    kinds.append(kind)
+    numbers.extend(own)
+
+
+class _Prepared(NamedTuple):
+    """A kernel on the GPU, and how to start it; the code has to live as long."""
+
+    stream: Any
+    config: Any
+    kernel: Any
+    code: Any
+
+
+def _prepare(kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list) -> _Prepared:
+    major, minor = cuda.get_current_device().compute_capability
+    ptx = compile_ptx(kernel, arguments, (major, minor))
+    options = cuda_core.LinkerOptions(arch=f"sm_{major}{minor}")
+    code = cuda_core.Linker(cuda_core.ObjectCode.from_ptx(ptx.encode()), options=options)
+    code = code.link("cubin")
+    (name,) = re.findall(r"\.visible \.entry (\w+)", ptx)
+    config = cuda_core.LaunchConfig(grid=blocks, block=threads)
+    return _Prepared(cuda_core.Stream.from_handle(0), config, code.get_kernel(name), code)
 
 
 # What reaches beneath Numba

@@ -44,6 +44,7 @@ from scratchnet.geometry import Geometry
 BLOCK = 16 if SIMULATED else 128  # threads, about
 PIXELS = 2 if SIMULATED else 4  # of a thread; half as many for dkernel, whose sums take registers
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
+DEEPEST = 64  # threads that a block may have along its third axis
 NONE = 2**32 - 1  # a row that is not there
 STAGE = 40 * 1024  # bytes of shared memory for the weights, at most
 
@@ -230,7 +231,7 @@ def _shrink(
     """About BLOCK threads, along a row of W pixels first; fewer if the stage would not hold it."""
     while True:
         strips = max(1, min(BLOCK // lanes, -(-W // pixels)))
-        rows = max(1, BLOCK // (lanes * strips))
+        rows = min(max(1, BLOCK // (lanes * strips)), DEEPEST)
         while True:
             block = Block(lanes, strips, rows, pixels, groups(lanes))
             if staged(block) * np.dtype(dtype).itemsize <= STAGE:
