@@ -2,7 +2,8 @@
 
 First a training step (forward, backward, Adam) of each of the report's networks, at its batch size:
 ours, PyTorch's as its users write it (channels last, no TF32), and the same recorded as a CUDA
-graph. Ours in a graph is missing: Numba launches into none (NVIDIA/numba-cuda issue 832).
+graph. Ours in a graph is missing: numba-cuda launches into one (pull request 836), but the numbers
+that change with a step, Adam's corrections and the dropout seeds, are arguments of our kernels.
 
 Then the involution kernels beside the official algorithm and PyTorch's unfold. Each row is a shape:
 milliseconds by CUDA events, medians of 20 runs, forward and backward (both gradients), and the

@@ -96,7 +96,7 @@ def test_values_worked_by_hand(operator, dtype):
     checks.check_by_hand(OPS, operator, dtype)
 
 
-@pytest.mark.parametrize("dtype", FLOATS[1:] if SIMULATED else FLOATS)
+@pytest.mark.parametrize("dtype", FLOATS[1:] if SIMULATED else FLOATS[:1])
 @every_operator
 def test_agrees_with_the_reference_on_nasties(operator, dtype):
     for sizes in CASES[operator].nasties:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from scratchnet.backends import BackendError
 from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda
 
 ALIGNMENT = 16  # bytes: what load4 reads at once
@@ -30,20 +31,28 @@ class _Buffer:
     __slots__ = ("memory", "key")
 
     def __init__(self, key: tuple):
-        self.key = key
+        self.key, self.memory = key, None
         free = _free[key]
         self.memory = free.pop() if free else _allocate(*key)
 
     def __del__(self):
-        _free[self.key].append(self.memory)
+        if self.memory is not None:
+            _free[self.key].append(self.memory)
 
 
 def _allocate(dtype: np.dtype, size: int) -> Any:
+    out_of_memory = cuda.cudadrv.driver.CudaAPIError
     try:
         return cuda.device_array(size, dtype)
-    except cuda.cudadrv.driver.CudaAPIError:
+    except out_of_memory:
         release_memory()
+    try:
         return cuda.device_array(size, dtype)
+    except out_of_memory as error:
+        raise BackendError(
+            f"the GPU has no memory for {size * dtype.itemsize / 2**20:,.0f} MiB more: take smaller "
+            f"batches or a smaller network ({error})"
+        ) from error
 
 
 def release_memory() -> None:
