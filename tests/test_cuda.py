@@ -7,9 +7,12 @@ The simulator runs every GPU thread as a thread of Python and finds each index t
 bounds; it knows no types and no races.
 """
 
+import collections
 import copy
+import gc
 import os
 import sys
+import weakref
 
 import checks
 import numpy as np
@@ -258,6 +261,27 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     assert arrays.empty((5, 3), np.float32).memory is not memory
     del view
     assert arrays.empty(15, np.float32).memory is memory
+
+
+def test_memory_of_an_array_in_a_cycle_is_not_given_back(monkeypatch):
+    class Memory:
+        pass
+
+    given_back = []
+
+    def allocate(dtype, size):
+        memory = Memory()
+        weakref.finalize(memory, given_back.append, size)  # as Numba's memory has it
+        return memory
+
+    monkeypatch.setattr(arrays, "_allocate", allocate)
+    monkeypatch.setattr(arrays, "_free", collections.defaultdict(list))
+    cycle = [arrays.empty(7, np.float32)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert arrays._free[np.dtype(np.float32), 7]
+    assert not given_back
 
 
 def test_packed_arrays_come_back_and_copies_stay_packed():

@@ -23,6 +23,9 @@ from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda
 ALIGNMENT = 16  # bytes: what load4 reads at once
 
 _free: dict[tuple, list] = defaultdict(list)  # what nobody holds, by dtype and size
+# What arrays hold, by id. Without this reference of our own, an array that dies in a cycle would
+# take its memory along: the garbage collector tells Numba before it calls __del__ below.
+_held: dict[int, Any] = {}
 
 
 class _Buffer:
@@ -34,10 +37,11 @@ class _Buffer:
         self.key, self.memory = key, None
         free = _free[key]
         self.memory = free.pop() if free else _allocate(*key)
+        _held[id(self.memory)] = self.memory
 
     def __del__(self):
         if self.memory is not None:
-            _free[self.key].append(self.memory)
+            _free[self.key].append(_held.pop(id(self.memory)))
 
 
 def _allocate(dtype: np.dtype, size: int) -> Any:
@@ -49,9 +53,10 @@ def _allocate(dtype: np.dtype, size: int) -> Any:
     try:
         return cuda.device_array(size, dtype)
     except out_of_memory as error:
+        mebibytes = size * dtype.itemsize / 2**20
         raise BackendError(
-            f"the GPU has no memory for {size * dtype.itemsize / 2**20:,.0f} MiB more: take smaller "
-            f"batches or a smaller network ({error})"
+            f"the GPU has no memory for {mebibytes:,.0f} MiB more: take a smaller batch or network "
+            f"({error})"
         ) from error
 
 

@@ -42,11 +42,11 @@ from scratchnet.checks import check_involution, check_like
 from scratchnet.geometry import Geometry
 
 BLOCK = 16 if SIMULATED else 128  # threads, about
-PIXELS = 2 if SIMULATED else 4  # of a thread; half as many for dkernel, whose sums take registers
+PIXELS = 2 if SIMULATED else 4  # of a thread
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
 NONE = 2**32 - 1  # a row that is not there
-STAGE = 40 * 1024  # bytes of shared memory for the weights, at most
+STAGE = 48 * 1024  # bytes of shared memory for the weights: what every GPU gives without asking
 
 
 class Sizes(NamedTuple):
@@ -204,10 +204,9 @@ def image_block(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Block:
 
 def kernel_block(sizes: Sizes, dtype: np.dtype) -> Block:
     """Its lanes are groups; it stages sums."""
-    pixels = max(1, PIXELS // 2)
     lanes = min(sizes.G, LANES)
     return _shrink(
-        lanes, pixels, sizes.Wo, dtype, lambda lanes: lanes,
+        lanes, PIXELS, sizes.Wo, dtype, lambda lanes: lanes,
         lambda b: b.rows * b.wide * b.lanes * sizes.K**2,
     )  # fmt: skip
 
