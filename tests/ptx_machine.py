@@ -18,10 +18,11 @@ log2 and the reciprocal root, which PTX only approximates, are exact, and so is 
 but for the last bit of a float64.
 """
 
+import ctypes
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,8 @@ class Memory:
         return self.size * self.dtype.itemsize
 
     @property
-    def address(self) -> int:
-        return BASES["global"] + self.start
+    def device_ctypes_pointer(self) -> ctypes.c_uint64:
+        return ctypes.c_uint64(BASES["global"] + self.start)
 
     def __del__(self):
         if self.owned:
@@ -178,16 +179,15 @@ class Machine:
         program: "Program",
         blocks: int | tuple[int, ...],
         threads: int | tuple[int, ...],
-        arguments: list,
+        parameters: Sequence[Any],
     ) -> None:
-        """Run every block; arguments are `Memory`s, tuples of them, and numbers."""
+        """Run every block; parameters are the numbers that a driver hands to the kernel."""
         self.launches += 1
         blocks, threads = (
             (*(sizes if isinstance(sizes, tuple) else (sizes,)), 1, 1)[:3]
             for sizes in (blocks, threads)
         )
         _check_limits(program, blocks, threads)
-        parameters = _parameters(arguments)
         everyone = range(int(np.prod(blocks)))
         together = max(1, AT_ONCE // int(np.prod(threads)))
         for first in everyone[::together]:
@@ -207,22 +207,6 @@ def _check_limits(program: "Program", blocks: tuple, threads: tuple) -> None:
         raise Fault(
             f"no GPU launches {blocks} blocks of {threads} threads with {program.shared_size} bytes"
         )
-
-
-def _parameters(arguments: list) -> list[Any]:
-    """As Numba hands them over: an array is seven numbers, of which kernels read address and size.
-
-    They are meminfo, parent, number of elements, size of one, address, shape and stride.
-    """
-    parameters = []
-    for argument in arguments:
-        for one in argument if isinstance(argument, tuple) else (argument,):
-            if isinstance(one, Memory):
-                itemsize = one.dtype.itemsize
-                parameters += [0, 0, one.size, itemsize, one.address, one.size, itemsize]
-            else:
-                parameters.append(one)
-    return parameters
 
 
 # Programs

@@ -11,6 +11,7 @@ With -s, registers and spills of each kernel are printed where ptxas is at hand.
 """
 
 import copy
+import ctypes
 import importlib
 import os
 import re
@@ -55,6 +56,8 @@ class Memory:
     def __getitem__(self, part: slice) -> "Memory":
         return Memory(len(range(*part.indices(self.size))), self.dtype)
 
+    device_ctypes_pointer = ctypes.c_uint64(0)
+
     def copy_to_device(self, array: np.ndarray) -> None:
         pass
 
@@ -63,38 +66,29 @@ class Memory:
 
 
 class Compiler:
-    """Stands in for a GPU: compiles each kernel for each signature; runs it if it has a machine."""
+    """Stands in for a driver: kernels are compiled, and started on a machine if there is one."""
 
     def __init__(self) -> None:
-        self.compiled: dict[tuple, Program] = {}
         self.ptxas = shutil.which("ptxas")
         self.machine: Machine | None = None
 
     def allocate(self, dtype: np.dtype, size: int) -> Memory | DeviceMemory:
         return DeviceMemory(self.machine, size, dtype) if self.machine else Memory(size, dtype)
 
-    def start(self, kernel, blocks, threads, arguments) -> None:
-        key = kernel, *(self.kind_of(argument) for argument in arguments)
-        if key not in self.compiled:
-            self.compiled[key] = self.compile(kernel, arguments, threads)
-        if self.machine:
-            self.machine.launch(self.compiled[key], blocks, threads, arguments)
-
-    def compile(self, kernel, arguments, threads) -> Program:
+    def load(self, kernel, arguments) -> types.SimpleNamespace:
         ptx = self.backend.device.compile_ptx(kernel, arguments, COMPUTE_CAPABILITY)
         name = kernel.py_func.__name__
         if name.startswith(WITHOUT_LOCAL_MEMORY):
             assert ".local" not in ptx, f"{name} keeps numbers in local memory"
-        if "float64" not in str([self.kind_of(argument) for argument in arguments]):
+        if "float64" not in str([kind_of(argument) for argument in arguments]):
             double = re.search(r"\s(?:add|mul|fma|div)\S*\.f64.*", ptx)
             assert not double, f"{name} computes in float64 what is float32:{double.group()}"
-        print(f"{name:28} {str(threads):>14} {self.registers(ptx)}")
-        return Program(ptx)
+        print(f"{name:28} {self.registers(ptx)}")
+        return types.SimpleNamespace(kernel=Program(ptx))
 
-    def kind_of(self, argument):
-        if isinstance(argument, tuple):
-            return tuple(self.kind_of(part) for part in argument)
-        return getattr(argument, "dtype", type(argument))
+    def launch(self, stream, config, program, *numbers) -> None:
+        if self.machine:
+            self.machine.launch(program, config.grid, config.block, numbers)
 
     def registers(self, ptx: str) -> str:
         """What ptxas says of registers and spills; an older one takes PTX of an older version."""
@@ -112,6 +106,12 @@ class Compiler:
         return f"{used.group(1)}, {spilled.group(1)} bytes spilled"
 
 
+def kind_of(argument):
+    if isinstance(argument, tuple):
+        return [kind_of(part) for part in argument]
+    return getattr(argument, "dtype", type(argument))
+
+
 class NothingFree(dict):
     """Keeps no memory for the next array, so that what one left behind is not found in another."""
 
@@ -124,13 +124,20 @@ def compiler():
     """The cuda backend, on a GPU that only compiles."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numba.cuda, "is_available", lambda: True)
+        patch.setattr(numba.cuda, "current_context", lambda: None)
         gpu = types.SimpleNamespace(compute_capability=COMPUTE_CAPABILITY)
         dispatcher = importlib.import_module("numba.cuda.dispatcher")
         patch.setattr(dispatcher, "get_current_device", lambda: gpu)
         backend = importlib.import_module("scratchnet.backends.cuda")
         compiler = Compiler()
         compiler.backend = backend
-        patch.setattr(backend.device, "_start", compiler.start)
+        driver = types.SimpleNamespace(
+            launch=compiler.launch,
+            LaunchConfig=types.SimpleNamespace,
+            Stream=types.SimpleNamespace(from_handle=int),
+        )
+        patch.setattr(backend.device, "cuda_core", driver)
+        patch.setattr(backend.device, "_load", compiler.load)
         patch.setattr(backend.arrays, "_allocate", compiler.allocate)
         patch.setattr(backend.arrays, "_free", NothingFree())
         yield compiler
@@ -280,15 +287,13 @@ def test_training_steps_follow_the_reference(on_host, dataset, operator):
 
 
 def _launch(compiler, kernel, threads, *arrays):
-    machine = Machine()
-    arguments = []
-    for array in arrays:
-        arguments.append(DeviceMemory(machine, array.size, array.dtype))
-        arguments[-1].copy_to_device(array)
-    jitted = numba.cuda.jit(kernel)
-    ptx = compiler.backend.device.compile_ptx(jitted, arguments, COMPUTE_CAPABILITY)
-    machine.launch(Program(ptx), 1, threads, arguments)
-    return [argument.copy_to_host() for argument in arguments]
+    compiler.machine = Machine()
+    try:
+        arrays = [compiler.backend.to_device(array) for array in arrays]
+        compiler.backend.device.launch(numba.cuda.jit(kernel), 1, threads, *arrays)
+        return [compiler.backend.to_host(array) for array in arrays]
+    finally:
+        compiler.machine = None
 
 
 def _mirrored_in_shared_memory(wait):

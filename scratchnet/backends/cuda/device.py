@@ -82,7 +82,8 @@ def numba_type(dtype: np.dtype) -> Any:
 # Launches
 
 launches = 0  # kernels started by this process
-_prepared: dict[tuple, Any] = {}
+_configured: dict[tuple, Any] = {}  # by blocks and threads; for Numba's own launches by kernel too
+_loaded: dict[tuple, Any] = {}  # by kernel and kinds of arguments
 _thread = threading.local()
 
 
@@ -136,11 +137,11 @@ def _start_by_numba(
         kernel[blocks, threads](*arguments)
         return
     key = kernel, blocks, threads
-    configured = _prepared.get(key)
+    configured = _configured.get(key)
     if configured is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that few blocks leave a GPU idle; some work is small
-            configured = _prepared[key] = kernel[blocks, threads]
+            configured = _configured[key] = kernel[blocks, threads]
     configured(*arguments)
 
 
@@ -163,13 +164,17 @@ def _start_by_driver(
         else:
             kinds.append(type(argument))
             numbers.append(argument)
-    key = kernel, blocks, threads, *kinds
-    prepared = _prepared.get(key)
-    if prepared is None:
-        prepared = _prepared[key] = _prepare(kernel, blocks, threads, arguments)
-    if not hasattr(_thread, "context"):
-        _thread.context = cuda.current_context()  # makes it this thread's
-    cuda_core.launch(prepared.stream, prepared.config, prepared.kernel, *numbers)
+    loaded = _loaded.get((kernel, *kinds))
+    if loaded is None:
+        loaded = _loaded[kernel, *kinds] = _load(kernel, arguments)
+    config = _configured.get((blocks, threads))
+    if config is None:
+        config = cuda_core.LaunchConfig(grid=blocks, block=threads)
+        _configured[blocks, threads] = config
+    if not hasattr(_thread, "stream"):
+        cuda.current_context()  # makes it this thread's
+        _thread.stream = cuda_core.Stream.from_handle(0)
+    cuda_core.launch(_thread.stream, config, loaded.kernel, *numbers)
 
 
 def _append_array(array: Any, kinds: list, numbers: list) -> None:
@@ -185,24 +190,21 @@ def _append_array(array: Any, kinds: list, numbers: list) -> None:
     numbers.extend(own)
 
 
-class _Prepared(NamedTuple):
-    """A kernel on the GPU, and how to start it; the code has to live as long."""
+class _Loaded(NamedTuple):
+    """A kernel on the GPU, and the code that has to live as long."""
 
-    stream: Any
-    config: Any
     kernel: Any
     code: Any
 
 
-def _prepare(kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list) -> _Prepared:
+def _load(kernel: Any, arguments: list) -> _Loaded:
     major, minor = cuda.get_current_device().compute_capability
     ptx = compile_ptx(kernel, arguments, (major, minor))
     options = cuda_core.LinkerOptions(arch=f"sm_{major}{minor}")
-    code = cuda_core.Linker(cuda_core.ObjectCode.from_ptx(ptx.encode()), options=options)
-    code = code.link("cubin")
+    linker = cuda_core.Linker(cuda_core.ObjectCode.from_ptx(ptx.encode()), options=options)
+    code = linker.link("cubin")
     (name,) = re.findall(r"\.visible \.entry (\w+)", ptx)
-    config = cuda_core.LaunchConfig(grid=blocks, block=threads)
-    return _Prepared(cuda_core.Stream.from_handle(0), config, code.get_kernel(name), code)
+    return _Loaded(code.get_kernel(name), code)
 
 
 # What reaches beneath Numba
