@@ -29,6 +29,7 @@ from scratchnet.backends.cuda.matrix_product import (
     store_rows,
     stored,
     vector_of,
+    with_ones_below,
 )
 from scratchnet.checks import check_conv2d, check_like
 from scratchnet.geometry import Geometry, Padding
@@ -128,8 +129,9 @@ def gradients(
             dy, (weight,), (dx,), N * sizes.H * sizes.W, per_group, K * K * (O // G), G,
         )  # fmt: skip
     dweight, dbias = multiply_long(
-        window_columns_and_ones(sizes, x.dtype), gradient_rows(sizes, gradient), x.dtype,
-        (x,), dy, (K * K * per_group, 1), O // G, N * sizes.Ho * sizes.Wo, G,
+        with_ones_below(window_columns(sizes, x.dtype), K * K * per_group, x.dtype),
+        gradient_rows(sizes, gradient), x.dtype, (x,), dy,
+        (K * K * per_group, 1), O // G, N * sizes.Ho * sizes.Wo, G,
     )  # fmt: skip
     return dx, dweight.reshape(weight.shape), dbias
 
@@ -214,29 +216,16 @@ def window(sizes: Windows, dtype: np.dtype) -> Matrix:
 
 
 @lru_cache
-def window_columns_and_ones(sizes: Windows, dtype: np.dtype) -> Matrix:
-    """A[(u,v,c), (n,i,j)], and one row of ones below."""
-    pixel, tap = read_pixel(sizes, dtype), tap_of(sizes)
-    taps = sizes.K * sizes.K * (sizes.C // sizes.G)
-    vector = vector_of(sizes.C // sizes.G)
-    outside = 2**31  # rows from a window's first, as no tap is
-    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
-
-    @cuda.jit(device=True)
-    def line_of(m, group):
-        if m == taps:
-            return at(outside), at(0), at(0)
-        return tap(m, group)
+def window_columns(sizes: Windows, dtype: np.dtype) -> Matrix:
+    """A[(u,v,c), (n,i,j)]."""
+    pixel = read_pixel(sizes, dtype)
 
     @cuda.jit(device=True)
     def read(arrays, line, step, out, first):
-        if line[0] == outside:
-            for q in range(vector):
-                out[first + q] = one if q == 0 else zero
-        else:
-            pixel(arrays[0], step, line, out, first)
+        pixel(arrays[0], step, line, out, first)
 
-    return Matrix(line_of, output_place(sizes), read, False, vector)
+    vector = vector_of(sizes.C // sizes.G)
+    return Matrix(tap_of(sizes), output_place(sizes), read, False, vector)
 
 
 @lru_cache

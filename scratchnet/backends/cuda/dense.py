@@ -8,12 +8,9 @@
 See `matrix_product.py` for who owns what.
 """
 
-from functools import lru_cache
-
 import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
-from scratchnet.backends.cuda.device import cuda, numba_type
 from scratchnet.backends.cuda.matrix_product import (
     Matrix,
     multiply,
@@ -21,6 +18,7 @@ from scratchnet.backends.cuda.matrix_product import (
     store_rows,
     stored,
     vector_of,
+    with_ones_below,
 )
 from scratchnet.checks import check_dense, check_like
 
@@ -70,19 +68,6 @@ def columns_of(width: int) -> Matrix:
     return stored(1, width, 0, vector_of(width))
 
 
-@lru_cache
 def columns_and_ones(width: int, dtype: np.dtype) -> Matrix:
-    """A[m,k] = array[k,m], and below its last row one of ones, whose product is a sum."""
-    columns = columns_of(width)
-    read_columns, vector = columns.read, columns.vector
-    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
-
-    @cuda.jit(device=True)
-    def read(arrays, line, step, out, first):
-        if line[0] == width:
-            for q in range(vector):
-                out[first + q] = one if q == 0 else zero
-        else:
-            read_columns(arrays, line, step, out, first)
-
-    return columns._replace(read=read)
+    """A[m,k] = array[k,m], and a row of ones below."""
+    return with_ones_below(columns_of(width), width, dtype)

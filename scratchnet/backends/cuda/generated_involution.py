@@ -54,6 +54,7 @@ from scratchnet.backends.cuda.matrix_product import (
     multiply_long,
     store_rows,
     vector_of,
+    with_ones_below,
 )
 from scratchnet.checks import check_generated_involution, check_like
 
@@ -127,7 +128,7 @@ def generated_involution_backward(
 
     dkernel = kernel_gradient(dy, x, sizes)
     dspan_weight, dspan_bias = multiply_long(
-        _activated_columns_and_ones(hidden, dtype), columns_of(taps), dtype,
+        with_ones_below(_activated_columns(hidden, dtype), hidden, dtype), columns_of(taps), dtype,
         (h, *norm), (dkernel,), (hidden, 1), taps, pixels,
     )  # fmt: skip
     dz = empty(h.shape, dtype)
@@ -304,20 +305,14 @@ def _activated_rows(hidden: int, dtype: np.dtype) -> Matrix:
 
 
 @lru_cache
-def _activated_columns_and_ones(hidden: int, dtype: np.dtype) -> Matrix:
-    """A[k, pixel] = t, and a row of ones below, whose product is dspan_bias."""
+def _activated_columns(hidden: int, dtype: np.dtype) -> Matrix:
+    """A[k, pixel] = t."""
     columns = columns_of(hidden)
-    vector = columns.vector
-    activated = _activation(numba_type(dtype), vector)
-    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
+    activated = _activation(numba_type(dtype), columns.vector)
 
     @cuda.jit(device=True)
     def read(arrays, line, step, out, first):
-        if line[0] == hidden:
-            for q in range(vector):
-                out[first + q] = one if q == 0 else zero
-        else:
-            activated(arrays, step[0], line[0], out, first)
+        activated(arrays, step[0], line[0], out, first)
 
     return columns._replace(read=read)
 

@@ -206,6 +206,30 @@ def stored(line_stride: int, k_stride: int, group_stride: int, vector: int) -> M
 
 
 @lru_cache
+def with_ones_below(matrix: Matrix, lines: int, dtype: np.dtype) -> Matrix:
+    """A factor of so many lines, and one more of ones: its product is the sum over k."""
+    line_of, _, read_inside, _, vector = matrix
+    ones = 2**32 - 1  # which no line's first number is
+    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
+
+    @cuda.jit(device=True)
+    def line_or_ones(index, group):
+        if index == lines:
+            return at(ones), at(0), at(0)
+        return line_of(index, group)
+
+    @cuda.jit(device=True)
+    def read(arrays, line, step, out, first):
+        if line[0] == ones:
+            for q in range(vector):
+                out[first + q] = one if q == 0 else zero
+        else:
+            read_inside(arrays, line, step, out, first)
+
+    return matrix._replace(line=line_or_ones, read=read)
+
+
+@lru_cache
 def store_rows(
     columns: int,
     vector: int,
