@@ -2,8 +2,8 @@
 
 First a training step (forward, backward, Adam) of each of the report's networks, at its batch size:
 ours, PyTorch's as its users write it (channels last, no TF32), and the same recorded as a CUDA
-graph. Ours in a graph is missing: numba-cuda launches into one (pull request 836), but the numbers
-that change with a step, Adam's corrections and the dropout seeds, are arguments of our kernels.
+graph; ours in one too, for its time alone: Adam's corrections and the dropout seeds, which change
+with every step, are arguments of our kernels and stay those of the recording.
 
 Then the involution kernels beside the official algorithm and PyTorch's unfold. Each row is a shape:
 milliseconds by CUDA events, medians of 20 runs, forward and backward (both gradients), and the
@@ -60,6 +60,8 @@ def step_row(gpu, torch, network: str) -> dict:
         steps = {"PyTorch": make(), "PyTorch in a CUDA graph": make(graph=True)}
     ours = training_step(model.to("cuda"), gpu.to_device(x), gpu.to_device(labels))
     row = {"network": network, "batch": len(x)}
+    if gpu.device.cuda.implementation == "NVIDIA" and not gpu.device.SIMULATED:
+        steps["ours in a CUDA graph"] = recorded(gpu, ours)
     for name, step in ({"ours": ours} | steps).items():
         run = lambda step=step: [step() for _ in range(STEPS)]  # noqa: E731
         row[name] = milliseconds(gpu.device.cuda, run) / STEPS
@@ -68,6 +70,19 @@ def step_row(gpu, torch, network: str) -> dict:
         f"{network:27} {row['ours']:8.3f} ms a step, {1e3 * len(x) / row['ours']:,.0f}/s; {ratios}"
     )
     return row
+
+
+def recorded(gpu, step):
+    """The step's launches as a CUDA graph."""
+    for _ in range(3):  # to compile, and to have all memory at hand
+        step()
+    core = gpu.device.cuda_core
+    builder = core.Device().create_graph_builder().begin_building()
+    with gpu.device.on_stream(builder):
+        step()
+    graph = builder.end_building().complete()
+    default = core.Stream.from_handle(0)
+    return lambda: graph.launch(default)
 
 
 def milliseconds(cuda, function) -> float:

@@ -87,6 +87,7 @@ class Compiler:
         return types.SimpleNamespace(kernel=Program(ptx))
 
     def launch(self, stream, config, program, *numbers) -> None:
+        self.stream = stream
         if self.machine:
             self.machine.launch(program, config.grid, config.block, numbers)
 
@@ -283,7 +284,26 @@ def test_training_steps_follow_the_reference(on_host, dataset, operator):
     np.testing.assert_allclose(losses["cuda"], losses["reference"], rtol=1e-4)
 
 
-# The machine itself
+# The driver, and the machine itself
+
+
+def test_launches_go_to_the_stream_that_is_asked_for(compiler):
+    relu = compiler.backend.relu_forward
+    x = compiler.backend.to_device(np.zeros(3, np.float32))
+    with compiler.backend.device.on_stream("theirs"):
+        relu(x)
+    assert compiler.stream == "theirs"
+    relu(x)
+    assert compiler.stream == 0
+
+
+def test_code_is_compiled_once_however_many_blocks_it_takes(compiler, monkeypatch):
+    device, loads = compiler.backend.device, []
+    monkeypatch.setattr(device, "_loaded", {})
+    monkeypatch.setattr(device, "_load", lambda *given: loads.append(1) or compiler.load(*given))
+    for size in (3, 3000, 300000):
+        compiler.backend.relu_forward(compiler.backend.to_device(np.zeros(size, np.float32)))
+    assert len(loads) == 1
 
 
 def _launch(compiler, kernel, threads, *arrays):

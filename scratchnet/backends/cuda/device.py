@@ -21,12 +21,13 @@ indices. Two kinds, as a GPU computes in 32 bits and addresses memory in 64:
                 Only the sum must be in bounds
 """
 
+import contextlib
 import itertools
 import os
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -103,6 +104,21 @@ def launch_over(count: int, kernel: Any, *arguments: Any) -> None:
     launch(kernel, blocks, THREADS, *arguments, count)
 
 
+@contextlib.contextmanager
+def on_stream(stream: Any) -> Iterator[None]:
+    """This thread's launches go to a stream of cuda.core, or into a CUDA graph that it builds.
+
+    Only with numba-cuda. Memory is handed on in the order of one stream: before others use arrays
+    made here, wait for it.
+    """
+    before = getattr(_thread, "stream", None)
+    _thread.stream = stream
+    try:
+        yield
+    finally:
+        _thread.stream = before
+
+
 def compile_ptx(kernel: Any, arguments: list, capability: tuple[int, int]) -> str:
     """The kernel's PTX for arguments like these."""
     signature = tuple(_type_of(argument) for argument in arguments)
@@ -171,7 +187,7 @@ def _start_by_driver(
     if config is None:
         config = cuda_core.LaunchConfig(grid=blocks, block=threads)
         _configured[blocks, threads] = config
-    if not hasattr(_thread, "stream"):
+    if getattr(_thread, "stream", None) is None:
         cuda.current_context()  # makes it this thread's
         _thread.stream = cuda_core.Stream.from_handle(0)
     cuda_core.launch(_thread.stream, config, loaded.kernel, *numbers)

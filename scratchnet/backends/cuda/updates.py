@@ -94,11 +94,11 @@ def _runs(columns: Sequence[Sequence[Array]]) -> list[slice]:
         starts = {array.start for array in arrays}
         return len(starts) == 1, arrays[0].dtype, [id(array.owner) for array in arrays]
 
+    places = [place(i) for i in range(len(columns[0]))]
     runs = []
-    for i in range(len(columns[0])):
+    for i, own in enumerate(places):
         run = runs[-1] if runs else None
-        together = run and run.stop - run.start < AT_ONCE and place(i) == place(run.start)
-        if together and place(i)[0]:
+        if run and own[0] and run.stop - run.start < AT_ONCE and own == places[run.start]:
             runs[-1] = slice(run.start, i + 1)
         else:
             runs.append(slice(i, i + 1))
