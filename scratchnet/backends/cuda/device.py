@@ -89,7 +89,7 @@ _thread = threading.local()
 
 
 def launch(kernel: Any, blocks: int | tuple, threads: int | tuple, *arguments: Any) -> None:
-    """Start a kernel on the default stream, which runs one after the other.
+    """Start a kernel on the default stream, or on_stream's, which runs one after the other.
 
     Arguments are `Array`s, tuples of them, and numbers.
     """

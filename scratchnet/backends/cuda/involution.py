@@ -274,7 +274,7 @@ def _read_weights(sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int) 
     @cuda.jit(device=True)
     def fill(stage, source, row, first_j, first_g, u, tz, t):
         if row != NONE:
-            first = at((row * Wo + first_j) * (G * K * K) + first_g * (K * K) + u * K)
+            first = (row * Wo + first_j) * (G * K * K) + first_g * (K * K) + u * K
             end = at((G - first_g) * taps)
             e = at(t)
             while e < wide * run:
@@ -286,7 +286,7 @@ def _read_weights(sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int) 
                     pixel, k = at(e // run), at(e % run)
                     if at(first_j + pixel) < Wo and k < end:
                         tap = k if taps == K * K else at(k // taps * (K * K) + k % taps)
-                        value = source[0][at(first + pixel * (G * K * K) + tap)]
+                        value = source[0][far(first + at(pixel * (G * K * K) + tap))]
                 stage[far(tz * (wide * run) + e)] = value
                 e = at(e + threads)
 
@@ -529,16 +529,14 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, block: Block) -> Any:
                         staged[far(first_sum + u * K + p * lanes * taps + v)] = sums[p * K + v]
         cuda.syncthreads()
         if row < rows:
-            first, end = (
-                at((row * Wo + first_j) * (G * taps) + first_g * taps),
-                at(G - first_g) * taps,
-            )
+            first = (row * Wo + first_j) * (G * taps) + first_g * taps
+            end = at((G - first_g) * taps)
             e = at(ty * lanes + tx)
             while e < wide * run:
                 pixel, k = at(e // run), at(e % run)
-                if first_j + pixel < Wo and k < end:
+                if at(first_j + pixel) < Wo and k < end:
                     value = staged[far(tz * (wide * run) + e)]
-                    dkernel[at(first + pixel * (G * taps) + k)] = value
+                    dkernel[far(first + at(pixel * (G * taps) + k))] = value
                 e = at(e + lanes * strips)
 
     return involution_kernel_gradient
