@@ -37,17 +37,19 @@ from scratchnet.backends import BackendError
 
 _INSTALL = "pip install 'scratchnet[gpu]'"
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
+
 try:
     import numba
     from numba import cuda, float32, float64, uint32, uint64
-except ImportError as error:  # numba-cuda without its bindings
+
+    if not SIMULATED and cuda.implementation == "NVIDIA":
+        from cuda import core as cuda_core  # which numba-cuda stands on
+except ImportError as error:  # numba-cuda without its bindings, or one that is too old
     raise BackendError(
         f"the cuda backend needs numba-cuda with its CUDA wheels ({error}): {_INSTALL}"
     ) from error
 
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-if not SIMULATED and cuda.implementation == "NVIDIA":
-    from cuda import core as cuda_core  # which numba-cuda stands on
 # Blocks whose threads own one element, then the one a grid further on. An H200 keeps 2112 such
 # blocks busy; two blocks of 16 are enough for the simulator to have neighbours and a tail.
 THREADS = 16 if SIMULATED else 256
