@@ -113,9 +113,12 @@ def choose_tile(M: int, N: int, in_chunks: bool = False) -> Tile:
 
 
 def chunks_of(k: int, outputs: int) -> tuple[int, int]:
-    """The length and the number of chunks of k that give enough blocks; shapes alone decide."""
+    """The length, in whole vectors, and number of chunks of k that give enough blocks.
+
+    Shapes alone decide.
+    """
     wanted = max(1, min(BLOCKS // max(outputs, 1), k // SHORTEST_CHUNK))
-    length = -(-k // wanted)
+    length = -(-k // (4 * wanted)) * 4
     return length, -(-k // length)
 
 
