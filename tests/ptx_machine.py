@@ -270,6 +270,9 @@ class Instruction:
         self.operands = [
             re.findall(r"[^\s,{}]+", one) for one in re.findall(r"\{[^}]*\}|[^\s,]+", rest)
         ]
+        place = re.search(r"\[(.*?)(?:\+(-?\d+))?\]", rest)
+        if place:  # of ld and st
+            self.base, self.offset = place.group(1), int(place.group(2) or 0) % 2**64
         if self.name in ("ld", "st", "bra", "ret", "bar", "mov", "setp"):
             self.execute = getattr(_Run, self.name)
         elif self.name in ARITHMETIC:
@@ -377,10 +380,9 @@ class _Run:
             values = values.astype(f"{kind}{register.dtype.itemsize}")
         register[self.here] = values.view(register.dtype)
 
-    def address(self, operand: str, offset: str) -> np.ndarray:
-        base = self.value(operand, TYPES["u64"])
-        base = np.broadcast_to(base, (len(self.thread[self.here]),))
-        return base + np.uint64(int(offset or 0) & (2**64 - 1))
+    def address(self, instruction: Instruction) -> np.ndarray:
+        base = self.value(instruction.base, TYPES["u64"])
+        return np.broadcast_to(base, self._shape()) + np.uint64(instruction.offset)
 
     # Instructions
 
@@ -389,15 +391,14 @@ class _Run:
         self.write(target, instruction.operation(self, instruction, *(s for (s,) in sources)))
 
     def ld(self, instruction: Instruction) -> None:
-        targets, (place,) = instruction.operands
-        operand, offset = re.fullmatch(r"\[(.*?)(?:\+(-?\d+))?\]", place).groups()
+        targets = instruction.operands[0]
         dtype = instruction.dtype
         if "param" in instruction.modifiers:
-            number = int(re.search(r"_param_(\d+)$", operand).group(1))
+            number = int(re.search(r"_param_(\d+)$", instruction.base).group(1))
             value = np.array([self.parameters[number]])
             self.write(targets[0], value.astype(dtype))
             return
-        address = self.address(operand, offset)
+        address = self.address(instruction)
         loaded = np.empty((len(address), len(targets)), dtype)
         for space, owner, some in self.spaces_of(instruction, address):
             places = space.places(address[some], dtype, len(targets), owner[some])
@@ -406,10 +407,9 @@ class _Run:
             self.write(target, np.ascontiguousarray(loaded[:, lane]))
 
     def st(self, instruction: Instruction) -> None:
-        (place,), sources = instruction.operands
-        operand, offset = re.fullmatch(r"\[(.*?)(?:\+(-?\d+))?\]", place).groups()
+        sources = instruction.operands[1]
         dtype = instruction.dtype
-        address = self.address(operand, offset)
+        address = self.address(instruction)
         values = np.empty((len(address), len(sources)), dtype)
         for lane, source in enumerate(sources):
             values[:, lane] = self.value(source, dtype)
@@ -551,10 +551,6 @@ def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return quotient + ((quotient < 0) & (quotient * b != a)) if a.dtype.kind == "i" else quotient
 
 
-def _rem(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.fmod(a, b)
-
-
 def _shift(function: Callable) -> Callable:
     """By a 32-bit amount; a shift by the width or more leaves nothing but signs."""
 
@@ -637,7 +633,7 @@ ARITHMETIC = {
         "add": np.add,
         "sub": np.subtract,
         "div": _div,
-        "rem": _rem,
+        "rem": np.fmod,
         "neg": np.negative,
         "abs": np.abs,
         "min": np.fmin,

@@ -18,10 +18,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
-from scratchnet.backends.cuda.device import ACCESS, at, cuda, numba_type
+from scratchnet.backends.cuda.device import ACCESS, at, cuda
 from scratchnet.backends.cuda.matrix_product import (
     Matrix,
     multiply,
@@ -104,7 +102,7 @@ def convolve(
     vector = vector_of(sizes.O // sizes.G)
     store = store_rows(sizes.O, vector, x.dtype, bias is not None, open_above_zero)
     multiply(
-        window(sizes, x.dtype), weight_rows(sizes), store, x.dtype, (x,), (weight,), out,
+        window(sizes), weight_rows(sizes), store, x.dtype, (x,), (weight,), out,
         y.size // sizes.O, sizes.O // sizes.G, K * K * per_group, sizes.G,
     )  # fmt: skip
     return y
@@ -118,18 +116,18 @@ def gradients(
     sizes: Windows,
     need_dx: bool,
 ) -> tuple[Array | None, Array, Array]:
-    """dx, dweight, dbias. gradient(dy, n, i, j, o) reads dy through what came after."""
+    """dx, dweight, dbias. gradient(dy, n, i, j, o, out, first) reads dy through what came after."""
     N, (K, _, per_group, O) = x.shape[0], weight.shape
     G = sizes.G
     dx = None
     if need_dx:
         dx, store = empty(x.shape, x.dtype), store_rows(sizes.C, vector_of(per_group), x.dtype)
         multiply(
-            seen(sizes, gradient, x.dtype), weight_columns(sizes), store, x.dtype,
+            seen(sizes, gradient), weight_columns(sizes), store, x.dtype,
             dy, (weight,), (dx,), N * sizes.H * sizes.W, per_group, K * K * (O // G), G,
         )  # fmt: skip
     dweight, dbias = multiply_long(
-        with_ones_below(window_columns(sizes, x.dtype), K * K * per_group, x.dtype),
+        with_ones_below(window_columns(sizes), K * K * per_group, x.dtype),
         gradient_rows(sizes, gradient), x.dtype, (x,), dy,
         (K * K * per_group, 1), O // G, N * sizes.Ho * sizes.Wo, G,
     )  # fmt: skip
@@ -182,12 +180,11 @@ def tap_of(sizes: Windows) -> Callable:
 
 
 @lru_cache
-def read_pixel(sizes: Windows, dtype: np.dtype) -> Callable:
-    """What the window at a place sees through a tap, or 0 outside the image."""
+def read_pixel(sizes: Windows) -> Callable:
+    """What the window at a place sees through a tap; nothing outside the image."""
     H, W = sizes.H, sizes.W
     vector = vector_of(sizes.C // sizes.G)
     load, _ = ACCESS[vector]
-    zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
     def pixel(x, place, tap, out, first):
@@ -195,17 +192,14 @@ def read_pixel(sizes: Windows, dtype: np.dtype) -> Callable:
             values = load(x, at(place[2] + tap[2]))
             for q in range(vector):
                 out[first + q] = values[q]
-        else:
-            for q in range(vector):
-                out[first + q] = zero
 
     return pixel
 
 
 @lru_cache
-def window(sizes: Windows, dtype: np.dtype) -> Matrix:
+def window(sizes: Windows) -> Matrix:
     """A[(n,i,j), (u,v,c)]: neighbouring channels are neighbours in memory."""
-    pixel = read_pixel(sizes, dtype)
+    pixel = read_pixel(sizes)
 
     @cuda.jit(device=True)
     def read(arrays, line, step, out, first):
@@ -216,9 +210,9 @@ def window(sizes: Windows, dtype: np.dtype) -> Matrix:
 
 
 @lru_cache
-def window_columns(sizes: Windows, dtype: np.dtype) -> Matrix:
+def window_columns(sizes: Windows) -> Matrix:
     """A[(u,v,c), (n,i,j)]."""
-    pixel = read_pixel(sizes, dtype)
+    pixel = read_pixel(sizes)
 
     @cuda.jit(device=True)
     def read(arrays, line, step, out, first):
@@ -229,12 +223,10 @@ def window_columns(sizes: Windows, dtype: np.dtype) -> Matrix:
 
 
 @lru_cache
-def seen(sizes: Windows, gradient: Callable, dtype: np.dtype) -> Matrix:
+def seen(sizes: Windows, gradient: Callable) -> Matrix:
     """A[(n,r,s), (u,v,o)]: the gradient of the output that met pixel (r, s) through tap (u, v)."""
     H, W, _, O, K, G, stride, dilation, Ho, Wo, top, left = sizes
     per_group = O // G
-    vector = vector_of(per_group)
-    zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
     def line_of(m, group):
@@ -254,11 +246,8 @@ def seen(sizes: Windows, gradient: Callable, dtype: np.dtype) -> Matrix:
         i, j = r // stride, s // stride
         if r % stride == 0 and s % stride == 0 and i < Ho and j < Wo:
             gradient(arrays, line[2], i, j, step[2], out, first)
-        else:
-            for q in range(vector):
-                out[first + q] = zero
 
-    return Matrix(line_of, step_of, read, True, vector)
+    return Matrix(line_of, step_of, read, True, vector_of(per_group))
 
 
 @lru_cache

@@ -7,11 +7,9 @@ products read dy through the ReLU: dy[n,i,j,o] where y[n,i,j,o] > 0, else 0.
 from collections.abc import Callable
 from functools import lru_cache
 
-import numpy as np
-
 from scratchnet.backends.cuda.arrays import Array, on_device
 from scratchnet.backends.cuda.conv2d import Windows, convolve, gradients, windows
-from scratchnet.backends.cuda.device import ACCESS, at, cuda, numba_type
+from scratchnet.backends.cuda.device import ACCESS, at, cuda
 from scratchnet.backends.cuda.matrix_product import vector_of
 from scratchnet.checks import check_conv2d, check_like
 from scratchnet.geometry import Padding
@@ -35,21 +33,21 @@ def conv2d_relu_backward(
     sizes = windows(x, weight, geometry)
     check_like("conv2d_relu", "dy", dy, (x.shape[0], sizes.Ho, sizes.Wo, sizes.O), x.dtype)
     check_like("conv2d_relu", "y", y, dy.shape, x.dtype)
-    return gradients((dy, y), _through_relu(sizes, x.dtype), x, weight, sizes, need_dx)
+    return gradients((dy, y), _through_relu(sizes), x, weight, sizes, need_dx)
 
 
 @lru_cache
-def _through_relu(sizes: Windows, dtype: np.dtype) -> Callable:
+def _through_relu(sizes: Windows) -> Callable:
     Ho, Wo, O = sizes.Ho, sizes.Wo, sizes.O
     vector = vector_of(O)
     load, _ = ACCESS[vector]
-    zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
     def gradient(arrays, n, i, j, o, out, first):
         e = at(((n * Ho + i) * Wo + j) * O + o)
         dy, y = load(arrays[0], e), load(arrays[1], e)
         for q in range(vector):
-            out[first + q] = dy[q] if y[q] > 0 else zero
+            if y[q] > 0:
+                out[first + q] = dy[q]
 
     return gradient

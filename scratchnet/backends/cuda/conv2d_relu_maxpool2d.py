@@ -50,7 +50,7 @@ def conv2d_relu_maxpool2d_forward(
     argmax = empty(y.shape, np.uint8)
     out = (y, argmax) if bias is None else (y, argmax, bias)
     multiply(
-        _windows_by_cell(sizes, x.dtype), weight_rows(sizes),
+        _windows_by_cell(sizes), weight_rows(sizes),
         _store_cells(sizes.O, x.dtype, bias is not None), x.dtype, (x,), (weight,), out,
         4 * y.size // sizes.O, sizes.O, sizes.K * sizes.K * sizes.C,
     )  # fmt: skip
@@ -74,12 +74,12 @@ def conv2d_relu_maxpool2d_backward(
     cells = window_geometry(sizes.Ho, sizes.Wo, size, size)
     check_like(op, "dy", dy, (x.shape[0], cells.Ho, cells.Wo, sizes.O), x.dtype)
     check_argmax(op, argmax, dy.shape)
-    gradient = _through_pool(sizes, size, x.dtype)
+    gradient = _through_pool(sizes, size)
     return gradients((dy, argmax), gradient, x, weight, sizes, need_dx)
 
 
 @lru_cache
-def _windows_by_cell(sizes: Windows, dtype: np.dtype) -> Matrix:
+def _windows_by_cell(sizes: Windows) -> Matrix:
     """A[m, (u,v,c)], where row m is pixel m % 4 of cell m // 4."""
     place = output_place(sizes)
     Ho, Wo = sizes.Ho, sizes.Wo
@@ -92,7 +92,7 @@ def _windows_by_cell(sizes: Windows, dtype: np.dtype) -> Matrix:
         n, i = at(row) // cells_high, at(row) % cells_high * 2 + tap // 2
         return place((n * Ho + i) * Wo + column * 2 + tap % 2, group)
 
-    return window(sizes, dtype)._replace(line=line_of)
+    return window(sizes)._replace(line=line_of)
 
 
 @lru_cache
@@ -123,12 +123,11 @@ def _store_cells(O: int, dtype: np.dtype, has_bias: bool) -> Callable:
 
 
 @lru_cache
-def _through_pool(sizes: Windows, size: int, dtype: np.dtype) -> Callable:
+def _through_pool(sizes: Windows, size: int) -> Callable:
     O = sizes.O
     cells_high, cells_wide = sizes.Ho // size, sizes.Wo // size
     vector = vector_of(O)
     load, _ = ACCESS[vector]
-    zero = numba_type(dtype)(0)
 
     @cuda.jit(device=True)
     def gradient(arrays, n, i, j, o, out, first):
@@ -138,9 +137,7 @@ def _through_pool(sizes: Windows, size: int, dtype: np.dtype) -> Callable:
             e = at(((n * cells_high + row) * cells_wide + column) * O + o)
             dy, argmax = load(arrays[0], e), load(arrays[1], e)
             for q in range(vector):
-                out[first + q] = dy[q] if argmax[q] == named else zero
-        else:
-            for q in range(vector):
-                out[first + q] = zero
+                if argmax[q] == named:
+                    out[first + q] = dy[q]
 
     return gradient

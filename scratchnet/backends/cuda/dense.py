@@ -8,8 +8,6 @@
 See `matrix_product.py` for who owns what.
 """
 
-import numpy as np
-
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.matrix_product import (
     Matrix,
@@ -52,8 +50,8 @@ def dense_backward(
         multiply(rows_of(O), rows_of(O), store, x.dtype, (dy,), (weight,), (dx,),
                  rows, features, O)  # fmt: skip
     dweight, dbias = multiply_long(
-        columns_and_ones(features, x.dtype), columns_of(O), x.dtype, (x,), (dy,),
-        (features, 1), O, rows,
+        with_ones_below(columns_of(features), features, x.dtype), columns_of(O), x.dtype,
+        (x,), (dy,), (features, 1), O, rows,
     )  # fmt: skip
     return dx, dweight.reshape(features, O), dbias
 
@@ -66,8 +64,3 @@ def rows_of(width: int) -> Matrix:
 def columns_of(width: int) -> Matrix:
     """B[k,n] of an array of rows."""
     return stored(1, width, 0, vector_of(width))
-
-
-def columns_and_ones(width: int, dtype: np.dtype) -> Matrix:
-    """A[m,k] = array[k,m], and a row of ones below."""
-    return with_ones_below(columns_of(width), width, dtype)

@@ -30,7 +30,6 @@ from scratchnet.backends.cuda.avgpool2d import avgpool2d_forward
 from scratchnet.backends.cuda.batchnorm import input_gradient, normalized_and_gradient
 from scratchnet.backends.cuda.channels import moments, sums_over_rows
 from scratchnet.backends.cuda.dense import (
-    columns_and_ones,
     columns_of,
     dense_forward,
     rows_of,
@@ -140,7 +139,7 @@ def generated_involution_backward(
     statistics = gamma, mean, inv_std, dgamma, dbeta
     dh = dz, h, *statistics
     dreduce_weight, dreduce_bias = multiply_long(
-        columns_and_ones(C, dtype), _gradient_rows(hidden, dtype), dtype,
+        with_ones_below(columns_of(C), C, dtype), _gradient_rows(hidden, dtype), dtype,
         (p,), dh, (C, 1), hidden, pixels,
     )  # fmt: skip
     dx = None
@@ -248,7 +247,6 @@ def _make_weights(hidden: int) -> Fill:
         vector = vector_of(together)
         load, _ = ACCESS[vector]
         run = groups * taps  # weights of a pixel
-        gap = PAD if vector == 4 else 1
         all_weights = block.rows * wide * run
         activated = _activation(dtype, 1)
         zero = dtype(0)
@@ -256,7 +254,7 @@ def _make_weights(hidden: int) -> Fill:
         @cuda.jit(device=True)
         def fill(stage, branch, row, first_j, first_g, u, tz, t):
             sums = cuda.local.array(together, dtype)
-            first_weight, first_t = tz * (wide * run), all_weights + tz * hidden * (wide + gap)
+            first_weight, first_t = tz * (wide * run), all_weights + tz * hidden * (wide + PAD)
             e = at(t)
             while row != NONE and e < wide * hidden:
                 pixel, k = at(e // hidden), at(e % hidden)
@@ -264,7 +262,7 @@ def _make_weights(hidden: int) -> Fill:
                 sums[0] = zero
                 if j < Wo:
                     activated(branch, at((row * Wo + j) * hidden), k, sums, 0)
-                stage[far(first_t + at(k * (wide + gap) + pixel))] = sums[0]
+                stage[far(first_t + at(k * (wide + PAD) + pixel))] = sums[0]
                 e = at(e + threads)
             cuda.syncthreads()
             e = at(t)
@@ -279,7 +277,7 @@ def _make_weights(hidden: int) -> Fill:
                     for k in range(hidden):
                         weight = branch[5][far(k_th + k * (G * K * K))]
                         for i in range(0, together, vector):
-                            values = load(stage, far(first_t + first + k * (wide + gap) + i))
+                            values = load(stage, far(first_t + first + k * (wide + PAD) + i))
                             for q in range(vector):
                                 sums[i + q] += weight * values[q]
                     for i in range(together):

@@ -90,10 +90,6 @@ class Block(NamedTuple):
     def threads(self) -> tuple[int, int, int]:
         return self.lanes, self.strips, self.rows
 
-    @property
-    def count(self) -> int:
-        return self.lanes * self.strips * self.rows
-
 
 class Fill(NamedTuple):
     """Where weights come from.
@@ -258,7 +254,10 @@ def _blocks(block: Block, rows: int, W: int, sizes: Sizes) -> tuple[int, int, in
 
 
 def _seen_columns(block: Block, sizes: Sizes) -> int:
-    """Columns of output pixels whose windows can hold a pixel of the block, in whole fours."""
+    """Columns of output pixels whose windows can hold a pixel of the block.
+
+    In whole fours, so that what makes their weights can make those of four at once.
+    """
     return ((block.wide - 1 + (sizes.K - 1) * sizes.dilation) // sizes.stride + 5) // 4 * 4
 
 

@@ -68,7 +68,8 @@ class Matrix(NamedTuple):
 
     line(index, group)                     three numbers that a line's elements have in common
     step(k, group)                         three numbers that the elements at k have in common
-    read(arrays, line, step, out, first)   from both, elements to out[first], out[first + 1], ...
+    read(arrays, line, step, out, first)   from both, elements to out[first], out[first + 1], ...;
+                                           it may leave the zeros that it finds there
     along_k     whether neighbours along k are neighbours in memory, or neighbouring lines
     vector      how many such neighbours `read` finds at once, 4 or 1; 4 divides how many there are
     """
@@ -163,7 +164,7 @@ def multiply_long(
     outputs = -(-M // tile.BM) * -(-N // tile.BN) * groups
     length, chunks = chunks_of(K, outputs)
     partial = empty(chunks * M * columns, dtype)
-    store = _store_chunk(columns, vector_of(N))
+    store = store_rows(columns, vector_of(N), dtype)
     kernel = _kernel(a, b, store, numba_type(dtype), tile)
     blocks = -(-M // tile.BM), -(-N // tile.BN), groups * chunks
     launch(kernel, blocks, tile.threads, a_arrays, b_arrays, (partial,), M, N, K, length)
@@ -211,9 +212,9 @@ def stored(line_stride: int, k_stride: int, group_stride: int, vector: int) -> M
 @lru_cache
 def with_ones_below(matrix: Matrix, lines: int, dtype: np.dtype) -> Matrix:
     """A factor of so many lines, and one more of ones: its product is the sum over k."""
-    line_of, _, read_inside, _, vector = matrix
+    line_of, read_inside = matrix.line, matrix.read
     ones = 2**32 - 1  # which no line's first number is
-    zero, one = numba_type(dtype)(0), numba_type(dtype)(1)
+    one = numba_type(dtype)(1)
 
     @cuda.jit(device=True)
     def line_or_ones(index, group):
@@ -224,8 +225,7 @@ def with_ones_below(matrix: Matrix, lines: int, dtype: np.dtype) -> Matrix:
     @cuda.jit(device=True)
     def read(arrays, line, step, out, first):
         if line[0] == ones:
-            for q in range(vector):
-                out[first + q] = one if q == 0 else zero
+            out[first] = one
         else:
             read_inside(arrays, line, step, out, first)
 
@@ -240,8 +240,9 @@ def store_rows(
     has_bias: bool = False,
     open_above_zero: bool = False,
 ) -> Callable:
-    """Write a square of sums as rows of `columns` elements: out = (y,), or (y, bias) to add a bias.
+    """Write a square of sums as rows of `columns` elements, those of a chunk below the last one's.
 
+    out = (y,), or (y, bias) to add a bias.
     open_above_zero cuts the sums off below 0, a ReLU's forward. A NaN stays one.
     """
     _, store_vector = ACCESS[vector]
@@ -256,21 +257,6 @@ def store_rows(
                         square[4 * i + j] += out[1][at(group * N + n + j)]
                     if open_above_zero and square[4 * i + j] <= 0:
                         square[4 * i + j] = zero
-        for i in range(4):
-            for j in range(0, 4, vector):
-                if m + i < M and n + j < N:
-                    e = (m + i) * columns + group * N + n + j
-                    store_vector(out[0], at(e), square, 4 * i + j)
-
-    return store
-
-
-@lru_cache
-def _store_chunk(columns: int, vector: int) -> Callable:
-    _, store_vector = ACCESS[vector]
-
-    @cuda.jit(device=True)
-    def store(out, chunk, group, m, n, square, M, N):
         for i in range(4):
             for j in range(0, 4, vector):
                 if m + i < M and n + j < N:
@@ -322,6 +308,8 @@ def _carrier(matrix: Matrix, extent: int, BK: int, threads: int, dtype: Any) -> 
         for i in range(loads):
             line, k = place(t + i * threads)
             own = 3 * (i % lines)
+            for q in range(vector):
+                out[i * vector + q] = zero
             if (
                 first_line + line < end_line
                 and first_k + k < end_k
@@ -329,9 +317,6 @@ def _carrier(matrix: Matrix, extent: int, BK: int, threads: int, dtype: Any) -> 
             ):
                 numbers_of_line = at(numbers[own]), at(numbers[own + 1]), at(numbers[own + 2])
                 read(arrays, numbers_of_line, step_of(first_k + k, group), out, i * vector)
-            else:
-                for q in range(vector):
-                    out[i * vector + q] = zero
 
     @cuda.jit(device=True)
     def put(stage, start, held, t):
