@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,13 @@ def fit(
     run.history.interrupted = False
     if run.epoch < epochs:
         with clock(f"{description}: compiling" if description else "compiling"):
-            # A GPU's kernels are chosen by the sizes of a batch.
-            images = batch_size if model.backend == "cuda" else 2
-            compiling = warm_up(model, train, loss, optimizer, pixels, clip_norm, images)
+            # A GPU's kernels are chosen by the sizes of a batch, the last of an epoch's as well.
+            on_gpu = model.backend == "cuda"
+            trained = _batch_sizes(train, batch_size) if on_gpu else {2}
+            evaluated = _batch_sizes(validation or train, batch_size) if on_gpu else {2}
+            compiling = warm_up(
+                model, train, loss, optimizer, pixels, clip_norm, trained, evaluated
+            )
         run.history.compile_seconds += compiling
     ops = get_backend(model.backend)
     total = epochs * math.ceil(len(train.labels) / batch_size)
@@ -180,16 +184,28 @@ def warm_up(
     optimizer: Optimizer,
     pixels: dict[str, Any],
     clip_norm: float | None = None,
-    images: int = 2,
+    trained: Collection[int] = (2,),
+    evaluated: Collection[int] = (2,),
 ) -> float:
-    """Compile what training will run, by one step of a copy. Returns the seconds."""
+    """Compile what training will run, by steps of a copy. Returns the seconds.
+
+    trained, evaluated   numbers of images in a batch
+    """
     began = time.perf_counter()
     model, loss, optimizer = copy.deepcopy((model, loss, optimizer))
-    few = Split(train.images[:images], train.labels[:images])
-    x, labels = next(iter(Batches(few, images, **pixels)))
-    _train_step(model, loss, optimizer, x, labels, clip_norm)
-    model.forward(x)
+    for images in sorted({*trained, *evaluated}):
+        few = Split(train.images[:images], train.labels[:images])
+        x, labels = next(iter(Batches(few, images, **pixels)))
+        if images in trained:
+            _train_step(model, loss, optimizer, x, labels, clip_norm)
+        if images in evaluated:
+            get_backend(model.backend).count_correct(model.forward(x), labels)
     return time.perf_counter() - began
+
+
+def _batch_sizes(split: Split, batch_size: int) -> set[int]:
+    """Of an epoch's batches."""
+    return {min(batch_size, len(split)), len(split) % batch_size} - {0}
 
 
 def first_non_finite(model: Layer, x: np.ndarray, name: str = "") -> str | None:
@@ -262,10 +278,11 @@ class _Run:
         """
         first = self.step - len(self.pending)
         for step, (value, correct, images) in enumerate(self.pending, first):
+            value = float(value)  # waits for a GPU
             if not math.isfinite(value):
-                self.diverged(step, float(value), x)
+                self.diverged(step, value, x)
             self.images += images
-            self.loss_sum += float(value) * images
+            self.loss_sum += value * images
             self.correct += int(correct)
         self.pending = []
 
