@@ -1,15 +1,16 @@
 """`benchmark.py --device cuda`: training steps beside PyTorch's, and kernels beside others.
 
 First a training step (forward, backward, Adam) of each of the report's networks, at its batch size:
-ours, PyTorch's as its users write it (channels last, no TF32), and the same recorded as a CUDA
-graph; ours in one too, for its time alone: Adam's corrections and the dropout seeds, which change
-with every step, are arguments of our kernels and stay those of the recording.
+ours, PyTorch's (eager, channels last, no TF32), and the same recorded as a CUDA graph; ours in one
+too, for its time alone: Adam's corrections and the dropout seeds, which change with every step, are
+arguments of our kernels and stay those of the recording.
 
 Then the involution kernels beside the official algorithm and PyTorch's unfold. Each row is a shape:
 milliseconds by CUDA events, medians of 20 runs, forward and backward (both gradients), and the
-share of the bandwidth floor, which reads and writes every array once at the speed of a copy
-measured in the same run. The official algorithm is that of Li et al.'s CuPy code, written anew:
-NCHW, one thread for every output element, K * K times two loads and a multiply-add.
+share of the bandwidth floor, which reads and writes every array once, as fast as a sum of two large
+arrays does in the same run. The official algorithm is that of Li et al.'s CuPy code, written anew:
+NCHW, one thread for every output element, K * K times two loads and a multiply-add, indices in 32
+bits.
 
 Products and convolutions follow, in TFLOP/s beside PyTorch's without TF32. PyTorch's columns need
 torch with CUDA.
@@ -64,7 +65,7 @@ def step_row(gpu, torch, network: str) -> dict:
         steps["ours in a CUDA graph"] = recorded(gpu, ours)
     for name, step in ({"ours": ours} | steps).items():
         run = lambda step=step: [step() for _ in range(STEPS)]  # noqa: E731
-        row[name] = milliseconds(gpu.device.cuda, run) / STEPS
+        row[name] = milliseconds(gpu, run) / STEPS
     ratios = ", ".join(f"{name} {row[name] / row['ours']:.2f}x" for name in steps)
     print(
         f"{network:27} {row['ours']:8.3f} ms a step, {1e3 * len(x) / row['ours']:,.0f}/s; {ratios}"
@@ -85,13 +86,28 @@ def recorded(gpu, step):
     return lambda: graph.launch(default)
 
 
-def milliseconds(cuda, function) -> float:
+def kernel_milliseconds(gpu, function) -> float:
+    """The same behind a sum of large arrays: when that ends the kernels wait already, and no time
+    of the host is counted. All start with a cache that holds something else."""
+    return milliseconds(gpu, function, large_sum(gpu))
+
+
+@lru_cache
+def large_sum(gpu):
+    """A call that reads and writes 1.6 GB."""
+    a, b = (gpu.to_device(np.ones(2**27, np.float32)) for _ in range(2))
+    return lambda: gpu.add_forward(a, b)
+
+
+def milliseconds(gpu, function, before=lambda: None) -> float:
     """The median of RUNS runs, after three to compile and warm up."""
+    cuda = gpu.device.cuda
     for _ in range(3):
         function()
     times = []
     for _ in range(RUNS):
         start, end = cuda.event(timing=True), cuda.event(timing=True)
+        before()
         start.record()
         function()
         end.record()
@@ -102,8 +118,7 @@ def milliseconds(cuda, function) -> float:
 
 def bandwidth(gpu) -> float:
     """Bytes a second that a sum of two large arrays reads and writes."""
-    a, b = (gpu.to_device(np.ones(2**27, np.float32)) for _ in range(2))
-    return 3 * a.nbytes / (milliseconds(gpu.device.cuda, lambda: gpu.add_forward(a, b)) / 1e3)
+    return 3 * 4 * 2**27 / (milliseconds(gpu, large_sum(gpu)) / 1e3)
 
 
 def involution_row(gpu, torch, copy_bandwidth: float, N, C, H, stride, K) -> dict:
@@ -131,7 +146,7 @@ def involution_row(gpu, torch, copy_bandwidth: float, N, C, H, stride, K) -> dic
     if torch is not None:
         contenders["unfold"] = unfold(torch, x, kernel, dy, stride)
     for name, (forward, backward) in contenders.items():
-        times = [milliseconds(gpu.device.cuda, run) for run in (forward, backward)]
+        times = [kernel_milliseconds(gpu, run) for run in (forward, backward)]
         row |= {f"{name}_forward": times[0], f"{name}_backward": times[1]}
     row["floor_forward"] = bytes_forward / copy_bandwidth * 1e3
     row["floor_backward"] = bytes_backward / copy_bandwidth * 1e3
@@ -150,7 +165,7 @@ def official(gpu, x, kernel, dy, stride: int):
     cuda, empty, launch = gpu.device.cuda, gpu.arrays.empty, gpu.device.launch
     N, C, H, W = x.shape
     G, K, Ho, Wo = kernel.shape[1], kernel.shape[2], kernel.shape[4], kernel.shape[5]
-    kernels = official_kernels(cuda, C, H, W, G, K, Ho, Wo, stride)
+    kernels = official_kernels(gpu.device, C, H, W, G, K, Ho, Wo, stride)
     y, dx, dkernel = (empty(a.shape, np.float32) for a in (dy, x, kernel))
     threads = 1024 if cuda.is_available() and not gpu.device.SIMULATED else 16
 
@@ -165,55 +180,57 @@ def official(gpu, x, kernel, dy, stride: int):
 
 
 @lru_cache
-def official_kernels(cuda, C, H, W, G, K, Ho, Wo, stride):
+def official_kernels(device, C, H, W, G, K, Ho, Wo, stride):
+    cuda, at = device.cuda, device.at
     per_group, before = C // G, (K - 1) // 2
     zero = np.float32(0)
 
     @cuda.jit
     def forward(x, kernel, y, count):
-        e = cuda.grid(1)
+        e = at(cuda.grid(1))
         if e >= count:
             return
-        j, i, c, n = e % Wo, e // Wo % Ho, e // (Wo * Ho) % C, e // (Wo * Ho * C)
+        j, i, c, n = at(e % Wo), at(e // Wo % Ho), at(e // (Wo * Ho) % C), at(e // (Wo * Ho * C))
+        g = at(n * G + c // per_group)
         total = zero
         for u in range(K):
             for v in range(K):
-                r, s = i * stride + u - before, j * stride + v - before
-                if r >= 0 and r < H and s >= 0 and s < W:
-                    tap = ((n * G + c // per_group) * K + u) * K + v
-                    total += kernel[(tap * Ho + i) * Wo + j] * x[((n * C + c) * H + r) * W + s]
+                r, s = at(i * stride + u - before), at(j * stride + v - before)
+                if r < H and s < W:
+                    weight = kernel[at((((g * K + u) * K + v) * Ho + i) * Wo + j)]
+                    total += weight * x[at(((n * C + c) * H + r) * W + s)]
         y[e] = total
 
     @cuda.jit
     def image_gradient(dy, kernel, dx, count):
-        e = cuda.grid(1)
+        e = at(cuda.grid(1))
         if e >= count:
             return
-        s, r, c, n = e % W, e // W % H, e // (W * H) % C, e // (W * H * C)
+        s, r, c, n = at(e % W), at(e // W % H), at(e // (W * H) % C), at(e // (W * H * C))
+        g = at(n * G + c // per_group)
         total = zero
         for u in range(K):
             for v in range(K):
-                i, j = r + before - u, s + before - v
-                if i >= 0 and j >= 0 and i % stride == 0 and j % stride == 0:
-                    i, j = i // stride, j // stride
-                    if i < Ho and j < Wo:
-                        tap = ((n * G + c // per_group) * K + u) * K + v
-                        weight = kernel[(tap * Ho + i) * Wo + j]
-                        total += weight * dy[((n * C + c) * Ho + i) * Wo + j]
+                first_i, first_j = at(r + before - u), at(s + before - v)
+                i, j = at(first_i // stride), at(first_j // stride)
+                if first_i % stride == 0 and first_j % stride == 0 and i < Ho and j < Wo:
+                    weight = kernel[at((((g * K + u) * K + v) * Ho + i) * Wo + j)]
+                    total += weight * dy[at(((n * C + c) * Ho + i) * Wo + j)]
         dx[e] = total
 
     @cuda.jit
     def kernel_gradient(dy, x, dkernel, count):
-        e = cuda.grid(1)
+        e = at(cuda.grid(1))
         if e >= count:
             return
-        j, i, v = e % Wo, e // Wo % Ho, e // (Wo * Ho) % K
-        u, g, n = e // (Wo * Ho * K) % K, e // (Wo * Ho * K * K) % G, e // (Wo * Ho * K * K * G)
-        r, s = i * stride + u - before, j * stride + v - before
+        j, i, v = at(e % Wo), at(e // Wo % Ho), at(e // (Wo * Ho) % K)
+        u, group = at(e // (Wo * Ho * K) % K), at(e // (Wo * Ho * K * K))  # of all images
+        r, s = at(i * stride + u - before), at(j * stride + v - before)
         total = zero
-        if r >= 0 and r < H and s >= 0 and s < W:
-            for c in range(g * per_group, (g + 1) * per_group):
-                total += dy[((n * C + c) * Ho + i) * Wo + j] * x[((n * C + c) * H + r) * W + s]
+        if r < H and s < W:
+            for channel in range(per_group):
+                c = at(group * per_group + channel)
+                total += dy[at((c * Ho + i) * Wo + j)] * x[at((c * H + r) * W + s)]
         dkernel[e] = total
 
     return forward, image_gradient, kernel_gradient
@@ -265,10 +282,10 @@ def convolution_row(gpu, torch, C: int) -> dict:
 
 
 def rate_row(gpu, name: str, operations: int, ours, theirs) -> dict:
-    row = {"name": name, "ours": operations / milliseconds(gpu.device.cuda, ours) / 1e9}
+    row = {"name": name, "ours": operations / kernel_milliseconds(gpu, ours) / 1e9}
     text = f"{name:32} {row['ours']:6.1f} TFLOP/s"
     if theirs is not None:
-        row["pytorch"] = operations / milliseconds(gpu.device.cuda, theirs) / 1e9
+        row["pytorch"] = operations / kernel_milliseconds(gpu, theirs) / 1e9
         text += f", PyTorch {row['pytorch']:.1f}"
     print(text)
     return row
