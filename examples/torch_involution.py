@@ -1,11 +1,13 @@
 """Our involution in a PyTorch network: scratchnet's CUDA kernels as a torch.autograd.Function.
 
-    pip install 'scratchnet[gpu]' torch && python examples/torch_involution.py
+    pip install -e '.[gpu]' torch && python examples/torch_involution.py
 
 Tensors go in and out without a copy, through `__cuda_array_interface__`. Both libraries work on the
-GPU's default stream, so nothing has to wait. Channels are last: x is (N, H, W, C).
+GPU's default stream, so nothing has to wait; on another one PyTorch would not wait for ours, and
+the function refuses. Channels are last: x is (N, H, W, C).
 """
 
+import functools
 import sys
 
 from scratchnet.backends import BackendError, get_backend
@@ -16,15 +18,23 @@ def involution(x, kernel, stride: int = 1, dilation: int = 1):
     return _function().apply(x, kernel, stride, dilation)
 
 
+@functools.cache
 def _function():
     import torch
 
     cuda = get_backend("cuda")
 
+    def ready(tensor):
+        """Its values in order, from an address that vectors can be read at."""
+        if torch.cuda.current_stream() != torch.cuda.default_stream():
+            raise RuntimeError("scratchnet's involution runs on PyTorch's default stream only")
+        tensor = tensor.detach().contiguous()
+        return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
     class Involution(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, kernel, stride, dilation):
-            x, kernel = x.detach().contiguous(), kernel.detach().contiguous()
+            x, kernel = ready(x), ready(kernel)
             ctx.save_for_backward(x, kernel)
             ctx.settings = stride, dilation
             y = cuda.involution_forward(x, kernel, stride, dilation)
@@ -33,7 +43,7 @@ def _function():
         @staticmethod
         def backward(ctx, dy):
             need_dx = ctx.needs_input_grad[0]
-            arrays = dy.contiguous(), *ctx.saved_tensors
+            arrays = ready(dy), *ctx.saved_tensors
             dx, dkernel = cuda.involution_backward(*arrays, *ctx.settings, need_dx)
             dx = torch.as_tensor(dx, device=dy.device) if need_dx else None
             return dx, torch.as_tensor(dkernel, device=dy.device), None, None

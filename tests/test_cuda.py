@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import weakref
+from types import SimpleNamespace
 
 import checks
 import numpy as np
@@ -282,6 +283,67 @@ def test_memory_of_an_array_in_a_cycle_is_not_given_back(monkeypatch):
     gc.collect()
     assert arrays._free[np.dtype(np.float32), 7]
     assert not given_back
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(2, "no memory for 3 MiB more: take a smaller batch"), (700, "broken")]
+)
+def test_only_a_full_gpu_is_called_full(monkeypatch, code, expected):
+    class DriverError(Exception):
+        pass
+
+    def device_array(size, dtype):
+        error = DriverError("broken")
+        error.code = code
+        raise error
+
+    driver = SimpleNamespace(driver=SimpleNamespace(CudaAPIError=DriverError))
+    monkeypatch.setattr(arrays, "cuda", SimpleNamespace(device_array=device_array, cudadrv=driver))
+    with pytest.raises(BackendError if code == 2 else DriverError, match=expected):
+        arrays._allocate(np.dtype(np.float32), 3 * 2**18)
+
+
+def test_uploads_keep_their_order_and_their_values():
+    sizes = [*[1000] * 3 * arrays.STAGES, arrays.STAGE_BYTES // 4 + 1]
+    target = np.empty(1000, np.float32)
+    uploaded = []
+    for i, size in enumerate(sizes):
+        source = target if size == 1000 else np.empty(size, np.float32)
+        source[:] = i  # may be written as soon as the upload before has returned
+        uploaded.append(arrays.to_device(source))
+    for i, (array, size) in enumerate(zip(uploaded, sizes, strict=True)):
+        np.testing.assert_array_equal(arrays.to_host(array), np.full(size, i, np.float32))
+
+
+def test_an_empty_batch_is_no_launch():
+    empty = np.empty((0, 3), np.float32)
+    before = device.launches
+    for y in (OPS.gpu.relu_forward(empty), OPS.gpu.add_forward(empty, empty)):
+        assert y.shape == (0, 3)
+    assert OPS.gpu.to_device(empty).reshape(0, -1).shape == (0, 0)
+    assert device.launches == before
+
+
+@pytest.mark.skipif(SIMULATED, reason="the simulator has no memory that others could see")
+def test_arrays_of_others_come_in():
+    class Foreign:
+        """An array as other libraries show theirs."""
+
+        def __init__(self, array, **interface):
+            self.array = arrays.to_device(array)
+            self.__cuda_array_interface__ = self.array.__cuda_array_interface__ | interface
+
+    logits = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    labels = np.array([0, 2, 1, 1])
+    loss, probabilities = OPS.gpu.softmax_cross_entropy_forward(Foreign(logits), Foreign(labels))
+    expected = reference.softmax_cross_entropy_forward(logits, labels)
+    assert float(loss) == pytest.approx(expected[0], rel=1e-5)
+    assert int(OPS.gpu.count_correct(Foreign(logits), labels)) == reference.count_correct(
+        logits, labels
+    )
+    too_large = Foreign(logits, shape=(2**31, 1))
+    with pytest.raises(ValueError, match="hold at most"):
+        OPS.gpu.relu_forward(too_large)
 
 
 def test_packed_arrays_come_back_and_copies_stay_packed():

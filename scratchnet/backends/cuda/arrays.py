@@ -7,10 +7,15 @@ Memory is not given back when an array is gone but kept for the next one of its 
 the driver for some takes longer than most kernels, and a training step asks for the same sizes
 every time. All kernels run one after the other on one stream, so a buffer may be handed on while a
 kernel that reads it is still waiting. The price is memory that nobody uses until it runs short.
+
+What comes from the host goes through pinned memory, which the GPU fetches while the host goes on; a
+copy from anywhere else first waits for every kernel before it, and a training would wait so twice a
+step.
 """
 
 import itertools
 import math
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +26,16 @@ from scratchnet.backends import BackendError
 from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda
 
 ALIGNMENT = 16  # bytes: what load4 reads at once
+OUT_OF_MEMORY = 2  # the driver's number for it
+LEGACY_STREAM = 1  # the number of the default stream in `__cuda_array_interface__`
+STAGES, STAGE_BYTES = 4, 8 * 2**20  # of pinned memory; larger arrays go without
 
 _free: dict[tuple, list] = defaultdict(list)  # what nobody holds, by dtype and size
 # What arrays hold, by id. Without this reference of our own, an array that dies in a cycle would
 # take its memory along: the garbage collector tells Numba before it calls __del__ below.
 _held: dict[int, Any] = {}
+_stages: list[tuple] = []  # pinned memory, and the event after which it may be written again
+_staging = threading.Lock()
 
 
 class _Buffer:
@@ -45,14 +55,16 @@ class _Buffer:
 
 
 def _allocate(dtype: np.dtype, size: int) -> Any:
-    out_of_memory = cuda.cudadrv.driver.CudaAPIError
+    driver_error = cuda.cudadrv.driver.CudaAPIError
     try:
         return cuda.device_array(size, dtype)
-    except out_of_memory:
+    except driver_error as error:
+        if error.code != OUT_OF_MEMORY:  # of a kernel before, which shows at the next call
+            raise
         release_memory()
     try:
         return cuda.device_array(size, dtype)
-    except out_of_memory as error:
+    except driver_error as error:
         mebibytes = size * dtype.itemsize / 2**20
         raise BackendError(
             f"the GPU has no memory for {mebibytes:,.0f} MiB more: take a smaller batch or network "
@@ -122,7 +134,7 @@ class Array:
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The memory itself, for PyTorch, CuPy and others: they see what later kernels write."""
         interface = dict(self.memory.__cuda_array_interface__)
-        return interface | {"shape": self.shape, "strides": None}
+        return interface | {"shape": self.shape, "strides": None, "stream": LEGACY_STREAM}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -143,7 +155,8 @@ class Array:
             (shape,) = shape
         if -1 in shape:
             rest = math.prod(length for length in shape if length != -1)
-            shape = tuple(self.size // rest if length == -1 else length for length in shape)
+            missing = self.size // rest if rest else 0
+            shape = tuple(missing if length == -1 else length for length in shape)
         if math.prod(shape) != self.size:
             raise ValueError(f"cannot reshape {self.shape} into {shape}")
         return Array(shape, self.dtype, self.memory, self.owner, self.start)
@@ -158,8 +171,7 @@ def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> Array:
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     dtype = np.dtype(dtype)
     size = math.prod(shape)
-    if size > LARGEST:
-        raise ValueError(f"arrays on the GPU hold at most {LARGEST} elements, got shape {shape}")
+    _check_size(shape)
     buffer = _Buffer((dtype, max(size, 1)))
     return Array(shape, dtype, buffer.memory, buffer)
 
@@ -168,7 +180,10 @@ def to_device(array: Any) -> Array:
     """An array on the GPU: what is there already is taken as it is, a NumPy array is copied there.
 
     Arrays of PyTorch, CuPy and Numba on the GPU come in without a copy, through
-    `__cuda_array_interface__`. raises ValueError where such an array is not C-contiguous or aligned
+    `__cuda_array_interface__`; they must be on the GPU that this process uses. A stream that they
+    name is waited for, unless it is the default one, on which our kernels follow.
+
+    raises ValueError where such an array is not C-contiguous or aligned, or too large
     """
     if isinstance(array, Array):
         return array
@@ -177,12 +192,40 @@ def to_device(array: Any) -> Array:
     array = np.ascontiguousarray(array)
     on_device = empty(array.shape, array.dtype)
     if array.size:
-        on_device.memory.copy_to_device(array.reshape(-1))
+        _upload(array.reshape(-1), on_device.memory)
     return on_device
 
 
+def _upload(array: np.ndarray, memory: Any) -> None:
+    """Copy the array into memory on the GPU; returns when the array may be written again."""
+    if SIMULATED or array.nbytes > STAGE_BYTES:
+        memory.copy_to_device(array)
+        return
+    with _staging:
+        if not _stages:
+            _stages.extend(
+                (cuda.pinned_array(STAGE_BYTES, np.uint8), cuda.event(timing=False))
+                for _ in range(STAGES)
+            )
+        pinned, copied = _stages.pop(0)
+        copied.synchronize()
+        staged = pinned[: array.nbytes].view(array.dtype)
+        staged[:] = array
+        stream = cuda.legacy_default_stream()
+        memory.copy_to_device(staged, stream)
+        copied.record(stream)
+        _stages.append((pinned, copied))
+
+
+def _check_size(shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > LARGEST:
+        raise ValueError(f"arrays on the GPU hold at most {LARGEST} elements, got shape {shape}")
+
+
 def _borrowed(array: Any) -> Array:
-    view = cuda.as_cuda_array(array)
+    stream = array.__cuda_array_interface__.get("stream")
+    view = cuda.as_cuda_array(array, sync=stream != LEGACY_STREAM)
+    _check_size(tuple(view.shape))
     if not view.is_c_contiguous():
         raise ValueError(
             f"arrays on the GPU must be C-contiguous, got shape {tuple(view.shape)} with strides "
@@ -197,14 +240,15 @@ def _borrowed(array: Any) -> Array:
 
 def on_device(*arguments: Any) -> Any:
     """Each argument as an `Array`, where it is an array of any kind; anything else as it is."""
-    found = tuple(to_device(a) if _is_foreign(a) else a for a in arguments)
+    found = tuple(to_device(a) if isinstance(a, np.ndarray) else borrowed(a) for a in arguments)
     return found if len(found) > 1 else found[0]
 
 
-def _is_foreign(argument: Any) -> bool:
+def borrowed(argument: Any) -> Any:
+    """Another library's array on the GPU as an `Array`; anything else, NumPy's too, as it is."""
     if argument is None or isinstance(argument, Array):
-        return False
-    return isinstance(argument, np.ndarray) or hasattr(argument, "__cuda_array_interface__")
+        return argument
+    return to_device(argument) if hasattr(argument, "__cuda_array_interface__") else argument
 
 
 def to_host(array: Any) -> Any:
@@ -248,7 +292,8 @@ def copy_into(array: Array, source: np.ndarray) -> None:
     source = np.ascontiguousarray(source, array.dtype)
     if source.shape != array.shape:
         raise ValueError(f"cannot copy shape {source.shape} into {array.shape}")
-    array.memory.copy_to_device(source.reshape(-1))
+    if array.size:
+        _upload(source.reshape(-1), array.memory)
 
 
 def synchronize() -> None:

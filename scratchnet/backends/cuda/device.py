@@ -35,7 +35,7 @@ import numpy as np
 
 from scratchnet.backends import BackendError
 
-_INSTALL = "pip install 'scratchnet[gpu]'"
+_INSTALL = "pip install -e '.[gpu]' in scratchnet's folder"
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
@@ -71,9 +71,11 @@ def require_gpu() -> None:
     """Raises BackendError, with what is missing and what to install, where no kernel can run."""
     if SIMULATED or cuda.is_available():
         return
+    why = [line.strip(" .") for line in str(cuda.cuda_error() or "").splitlines() if line.strip()]
     raise BackendError(
         "the cuda backend needs an NVIDIA GPU with its driver and a CUDA toolkit, and Numba finds "
-        f"none here; on a machine with a GPU, {_INSTALL} brings the toolkit"
+        f"none here{f' ({why[0]})' if why else ''}; on a machine with a GPU, {_INSTALL} brings a "
+        "toolkit for CUDA 13, and [gpu-cu12] one for older drivers, see nvidia-smi"
     )
 
 
@@ -93,9 +95,11 @@ _thread = threading.local()
 def launch(kernel: Any, blocks: int | tuple, threads: int | tuple, *arguments: Any) -> None:
     """Start a kernel on the default stream, or on_stream's, which runs one after the other.
 
-    Arguments are `Array`s, tuples of them, and numbers.
+    Arguments are `Array`s, tuples of them, and numbers. No blocks are no launch.
     """
     global launches
+    if not (blocks if isinstance(blocks, int) else min(blocks)):
+        return
     launches += 1
     _start(kernel, blocks, threads, [_flat(argument) for argument in arguments])
 
@@ -110,8 +114,9 @@ def launch_over(count: int, kernel: Any, *arguments: Any) -> None:
 def on_stream(stream: Any) -> Iterator[None]:
     """This thread's launches go to a stream of cuda.core, or into a CUDA graph that it builds.
 
-    Only with numba-cuda. Memory is handed on in the order of one stream: before others use arrays
-    made here, wait for it.
+    Only with numba-cuda. Memory is handed on in the order of one stream: before this one starts,
+    wait for what was launched before (`synchronize`), and before others use arrays made here, for
+    this one.
     """
     before = getattr(_thread, "stream", None)
     _thread.stream = stream

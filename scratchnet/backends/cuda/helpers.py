@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scratchnet.backends.cuda.arrays import Array, empty, on_device
+from scratchnet.backends.cuda.arrays import Array, borrowed, empty, on_device
 from scratchnet.backends.cuda.device import (
     SIMULATED,
     at,
@@ -54,8 +54,9 @@ def update_running(
 
 
 def norm_of(arrays: Sequence[Array]) -> float:
-    """The root of the sum of all squares; waits for the GPU, once for each array."""
-    return math.sqrt(sum(float(_sum_of_squares(array)) for array in arrays))
+    """The root of the sum of all squares; waits for the GPU."""
+    squares = [_sum_of_squares(array) for array in arrays]  # all launched before one is waited for
+    return math.sqrt(sum(map(float, squares)))
 
 
 def scale_all(arrays: Sequence[Array], factor: float) -> None:
@@ -66,6 +67,7 @@ def scale_all(arrays: Sequence[Array], factor: float) -> None:
 
 def count_correct(logits: Array, labels: Array) -> Array:
     """How many rows of logits (N, classes) are largest at their label: one number on the GPU."""
+    logits, labels = borrowed(logits), borrowed(labels)
     check_labels("count_correct", logits, labels, 0.0)
     logits, labels = on_device(logits, labels)
     count = empty((), np.int64)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from scratchnet.backends.cuda.arrays import Array, empty, on_device
+from scratchnet.backends.cuda.arrays import Array, borrowed, empty, on_device
 from scratchnet.backends.cuda.device import SIMULATED, at, cuda, launch, launch_over, numba_type
 from scratchnet.checks import check_labels
 
@@ -27,6 +27,7 @@ def softmax_cross_entropy_forward(
     logits: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, Array]:
     """logits (N, classes), labels (N,)  ->  loss (), probabilities (N, classes)."""
+    logits, labels = borrowed(logits), borrowed(labels)
     check_labels("softmax_cross_entropy", logits, labels, label_smoothing)
     logits, labels = on_device(logits, labels)
     N, classes = logits.shape
@@ -41,6 +42,7 @@ def softmax_cross_entropy_backward(
     dloss: float, probabilities: Array, labels: Array, label_smoothing: float = 0.0
 ) -> Array:
     """dloss  ->  dlogits (N, classes) = dloss * (p - target) / N."""
+    probabilities, labels = borrowed(probabilities), borrowed(labels)
     check_labels("softmax_cross_entropy", probabilities, labels, label_smoothing)
     probabilities, labels = on_device(probabilities, labels)
     dtype = probabilities.dtype
