@@ -219,7 +219,7 @@ def _check(
     for name, array in arrays.items():
         if not np.array_equal(array, kept[name]):
             raise GradientMismatch(f"{name} was changed in place")
-    slope = _Slope(evaluate, arrays, dy, y, rtol)
+    slope = _Slope(evaluate, arrays, dy, rtol)
 
     rows = []
     for name, gradient in gradients.items():
@@ -292,13 +292,7 @@ class _Slope:
     evaluate: Callable[[Mapping[str, np.ndarray]], Any]
     arrays: dict[str, np.ndarray]
     dy: np.ndarray
-    y: np.ndarray
     rtol: float
-
-    def __post_init__(self) -> None:
-        # What rounding in y can add to a slope at step 1: ten units in the last place of each y.
-        largest = float(np.abs(self.y).max(initial=0))
-        self.rounding = 10 * _EPSILON * largest * float(np.linalg.norm(self.dy))
 
     def elements(self, name: str, gradient: np.ndarray, indices: np.ndarray) -> float:
         """Compare single elements; returns the largest error relative to the largest gradient."""
@@ -349,18 +343,20 @@ class _Slope:
     ) -> tuple[float, float, bool]:
         best = None
         for h in _STEPS:
-            numeric = self._central(directions, h)
+            numeric, rounding = self._central(directions, h)
             difference = abs(numeric - analytic)
             scale = max(reference, abs(numeric), abs(analytic))
             # Written so that a NaN does not fit.
-            if difference <= self.rtol * scale + self.rounding / h:
-                resolved = max(scale, self.rounding / (h * self.rtol), np.finfo(float).tiny)
+            if difference <= self.rtol * scale + rounding:
+                resolved = max(scale, rounding / self.rtol, np.finfo(float).tiny)
                 return numeric, difference / resolved, True
             if best is None or difference < best[1]:
                 best = (numeric, difference)
         return best[0], np.inf, False
 
-    def _central(self, directions: dict[str, np.ndarray], h: float) -> float:
+    def _central(self, directions: dict[str, np.ndarray], h: float) -> tuple[float, float]:
+        """The slope, and what rounding can add: to the slope, ten units in the last place of the
+        largest y that moves, for each of them, over h; to the analytic sum, the same of all y."""
         ends = []
         for sign in (h, -h):
             moved = {
@@ -368,7 +364,13 @@ class _Slope:
                 for name, array in self.arrays.items()
             }
             ends.append(np.array(self.evaluate(moved)))
-        return float(np.sum(self.dy * (ends[0] - ends[1])) / (2 * h))
+        moving = ends[0] != ends[1]
+        units = [
+            float(np.abs(y).max(initial=0) * np.linalg.norm(dy))
+            for y, dy in ((ends[0][moving], self.dy[moving]), (ends[0], self.dy))
+        ]
+        rounding = 10 * _EPSILON * (units[0] / h + units[1])
+        return float(np.sum(self.dy * (ends[0] - ends[1])) / (2 * h)), rounding
 
 
 def _size(array: np.ndarray) -> float:

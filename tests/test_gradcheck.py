@@ -252,3 +252,18 @@ def test_a_sum_as_the_loss_would_not_have_seen_it():
     dx, dgamma, _ = reference.batchnorm_backward(ones, x, gamma, mean, inv_std)
     np.testing.assert_allclose(17 * dx, 0, atol=1e-14)
     np.testing.assert_allclose(dgamma, 0, atol=1e-14)
+
+
+def test_a_large_output_that_stays_hides_nothing():
+    mask = np.triu(np.ones((4, 4), bool), 1)
+
+    def forward(q):
+        return np.where(mask, -1e9, q @ q.T)
+
+    def backward(dy, q, factor=1.0):
+        d = np.where(mask, 0, dy)
+        return factor * (d @ q + d.T @ q)
+
+    check_gradients(forward, backward, {"q": _x(4, 3)})
+    with pytest.raises(GradientMismatch, match="gradient of q is wrong"):
+        check_gradients(forward, lambda dy, q: backward(dy, q, 1.01), {"q": _x(4, 3)})
