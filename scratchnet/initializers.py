@@ -15,6 +15,18 @@ import numpy as np
 Initializer = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 
 
+def generator(rng: np.random.Generator | None) -> np.random.Generator:
+    """The generator given, or an unseeded one. raises TypeError for anything else."""
+    if rng is None:
+        return np.random.default_rng()
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(
+            "rng must be a numpy.random.Generator, such as numpy.random.default_rng(0), or None, "
+            f"got {rng!r}"
+        )
+    return rng
+
+
 def he_normal(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Weights before a ReLU. shape (..., in, out) as in `fans`  ->  float32 of that shape."""
     fan_in, _ = fans(shape)

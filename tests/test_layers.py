@@ -589,3 +589,20 @@ def test_input_that_is_refused(backend, layer, x, error, message):
 def test_only_layers_go_into_a_sequential():
     with pytest.raises(TypeError, match="Sequential takes layers, got list"):
         Sequential([ReLU()])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_layer_in_two_places_is_refused(inside):
+    relu = ReLU()
+    second = Residual(Sequential(Dense(2, 2), relu)) if inside else relu
+    with pytest.raises(ValueError, match=r"Sequential: ReLU\(\) stands in two places \(1 and 2\)"):
+        Sequential(Dense(2, 2), relu, second)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda rng: Dense(3, 2, rng=rng), lambda rng: Dropout(0.5, rng=rng)]
+)
+@pytest.mark.parametrize("rng", [0, 1, "seed"])
+def test_a_seed_is_no_generator(make, rng):
+    with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
+        make(rng)

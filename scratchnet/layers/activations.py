@@ -3,6 +3,7 @@
 import numpy as np
 
 from scratchnet.checks import check_rate
+from scratchnet.initializers import generator
 from scratchnet.layers.base import Layer
 
 
@@ -33,7 +34,7 @@ class Dropout(Layer):
         super().__init__()
         check_rate("Dropout", rate)
         self.rate = rate
-        rng = rng or np.random.default_rng()
+        rng = generator(rng)
         self.generator = np.random.default_rng(rng.integers(2**63))
 
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:

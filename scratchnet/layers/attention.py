@@ -8,6 +8,7 @@ import numpy as np
 
 from scratchnet.checks import check_groups, check_image, check_positive_int
 from scratchnet.geometry import involution_geometry
+from scratchnet.initializers import generator
 from scratchnet.layers.base import Layer, Parameter
 from scratchnet.layers.conv import Conv2D
 from scratchnet.layers.shapes import image_shape
@@ -34,7 +35,7 @@ class WindowAttention2D(Layer):
         rng: np.random.Generator | None = None,
     ):
         super().__init__()
-        rng = rng or np.random.default_rng()
+        rng = generator(rng)
         self.channels = check_positive_int("WindowAttention2D", "channels", channels)
         self.groups = check_positive_int("WindowAttention2D", "groups", groups)
         self.dilation = check_positive_int("WindowAttention2D", "dilation", dilation)

@@ -135,11 +135,30 @@ class Layer:
             parameter.ops.copy_into(parameter.value, state[parameter.name])
 
     def add_parts(self, parts: dict[str, "Layer"]) -> None:
-        """Make these layers the parts, and put their names before those of their parameters."""
+        """Make these layers the parts, and put their names before those of their parameters.
+
+        raises ValueError where a layer stands in two places: each remembers what its one backward
+        needs
+        """
+        seen: dict[int, str] = {}
+        for name, part in parts.items():
+            for layer in part.and_parts():
+                if id(layer) in seen:
+                    raise ValueError(
+                        f"{type(self).__name__}: {layer!r} stands in two places ({seen[id(layer)]} "
+                        f"and {name}); make a layer for each"
+                    )
+                seen[id(layer)] = name
         for name, part in parts.items():
             for parameter in part.parameters():
                 parameter.name = f"{name}.{parameter.name}"
         self.parts = parts
+
+    def and_parts(self) -> Iterator["Layer"]:
+        """This layer, its parts, their parts and so on."""
+        yield self
+        for part in self.parts.values():
+            yield from part.and_parts()
 
     def remembered(self, name: str):
         """What the last training forward stored; a clear error where there was none."""

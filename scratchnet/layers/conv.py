@@ -4,7 +4,7 @@ import numpy as np
 
 from scratchnet.checks import check_groups, check_image, check_positive_int
 from scratchnet.geometry import Padding, window_geometry
-from scratchnet.initializers import Initializer, glorot_uniform
+from scratchnet.initializers import Initializer, generator, glorot_uniform
 from scratchnet.layers.base import Layer, Parameter
 from scratchnet.layers.shapes import image_shape
 
@@ -45,7 +45,7 @@ class Conv2D(Layer):
         window_geometry(extent, extent, kernel_size, stride, padding, dilation)
         self.padding = padding
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
-        self.weight = Parameter("weight", initializer(shape, rng or np.random.default_rng()))
+        self.weight = Parameter("weight", initializer(shape, generator(rng)))
         self.bias = Parameter("bias", np.zeros(out_channels, np.float32)) if bias else None
         self.own = [self.weight, self.bias] if bias else [self.weight]
 

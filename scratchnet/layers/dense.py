@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from scratchnet.checks import check_float_array, check_positive_int
-from scratchnet.initializers import Initializer, glorot_uniform
+from scratchnet.initializers import Initializer, generator, glorot_uniform
 from scratchnet.layers.base import Layer, Parameter
 
 
@@ -29,7 +29,7 @@ class Dense(Layer):
         self.in_features = check_positive_int("Dense", "in_features", in_features)
         self.out_features = check_positive_int("Dense", "out_features", out_features)
         shape = (in_features, out_features)
-        self.weight = Parameter("weight", initializer(shape, rng or np.random.default_rng()))
+        self.weight = Parameter("weight", initializer(shape, generator(rng)))
         self.bias = Parameter("bias", np.zeros(out_features, np.float32)) if bias else None
         self.own = [self.weight, self.bias] if bias else [self.weight]
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from scratchnet.checks import check_groups, check_image, check_positive_int
 from scratchnet.geometry import involution_geometry
+from scratchnet.initializers import generator
 from scratchnet.layers.activations import ReLU
 from scratchnet.layers.base import Layer
 from scratchnet.layers.conv import Conv2D
@@ -39,7 +40,7 @@ class Involution2D(Layer):
         rng: np.random.Generator | None = None,
     ):
         super().__init__()
-        rng = rng or np.random.default_rng()
+        rng = generator(rng)
         self.channels = check_positive_int("Involution2D", "channels", channels)
         self.groups = check_positive_int("Involution2D", "groups", groups)
         self.reduction = check_positive_int("Involution2D", "reduction", reduction)

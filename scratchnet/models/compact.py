@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scratchnet.initializers import generator
 from scratchnet.layers import Dense, GlobalAvgPool2D, Layer, MaxPool2D, Sequential
 from scratchnet.models.rednet import bottleneck, convolution_norm_relu
 from scratchnet.models.report import CLASSES, INPUT_SHAPES, check_dataset
@@ -45,7 +46,7 @@ def compact_involution(dataset: str, *, rng: np.random.Generator | None = None) 
     raises ValueError for a data set that the report does not have
     """
     check_dataset(dataset)
-    rng = rng or np.random.default_rng()
+    rng = generator(rng)
     plan = PLANS[dataset]
     channels = INPUT_SHAPES[dataset][2]
     layers: list[Layer] = []

@@ -7,6 +7,7 @@ sizes and groups are the choice that comes nearest in both counts, within an eig
 
 import numpy as np
 
+from scratchnet.initializers import generator
 from scratchnet.layers import Conv2D, Involution2D, Layer, MaxPool2D, ReLU, Sequential
 from scratchnet.models.report import (
     INPUT_SHAPES,
@@ -28,7 +29,7 @@ def small_convolution(dataset: str, *, rng: np.random.Generator | None = None) -
     raises ValueError for a data set that the report does not have
     """
     check_dataset(dataset)
-    rng = rng or np.random.default_rng()
+    rng = generator(rng)
     features = convolution_features(dataset, SMALL_CHANNELS[dataset], rng)
     return with_head(dataset, features, rng)
 
@@ -40,7 +41,7 @@ def wide_involution(dataset: str, *, rng: np.random.Generator | None = None) -> 
     raises ValueError for a data set that the report does not have
     """
     check_dataset(dataset)
-    rng = rng or np.random.default_rng()
+    rng = generator(rng)
     C = INPUT_SHAPES[dataset][2]
 
     def pair(channels: int, out: int) -> list[Layer]:

@@ -7,7 +7,7 @@ the residual bottleneck, He et al. 2016, figure 5.
 
 import numpy as np
 
-from scratchnet.initializers import he_normal
+from scratchnet.initializers import generator, he_normal
 from scratchnet.layers import (
     BatchNorm,
     Conv2D,
@@ -42,7 +42,7 @@ def rednet(
     """
     if depth not in DEPTHS:
         raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth!r}")
-    rng = rng or np.random.default_rng()
+    rng = generator(rng)
     layers: list[Layer] = [
         *convolution_norm_relu(3, 32, 3, rng, stride=2),
         *involution_norm_relu(32, 3, rng),

@@ -6,6 +6,7 @@ parameters: mnist 34,826 and 544, fashion-mnist 257,162 and 3,916, cifar10 319,1
 
 import numpy as np
 
+from scratchnet.initializers import generator
 from scratchnet.layers import (
     Conv2D,
     Dense,
@@ -45,7 +46,7 @@ def report_network(
         raise ValueError(
             f"operator must be one of {', '.join((*OPERATORS, *ANCESTORS))}, got {operator!r}"
         )
-    rng = rng or np.random.default_rng()
+    rng = generator(rng)
     if operator == "convolution":
         channels = (32, 64) if is_small(dataset) else (32, 64, 64)
         features = convolution_features(dataset, channels, rng)
