@@ -6,6 +6,7 @@ step and resumed ends in the same bits as an unbroken one.
 
 import copy
 import math
+import operator
 import os
 import signal
 import threading
@@ -75,8 +76,9 @@ def fit(
                         settings or data; CheckpointError where last.npz is of another run;
                         OSError where run_dir cannot be written
     """
-    check_positive_int("fit", "epochs", epochs)
-    check_positive_int("fit", "batch_size", batch_size)
+    epochs = check_positive_int("fit", "epochs", epochs)
+    batch_size = check_positive_int("fit", "batch_size", batch_size)
+    seed = operator.index(seed)
     _check_data(model, train=train, validation=validation)
     loss = loss or SoftmaxCrossEntropy().to(model.backend)
     pixels = {"scale": scale, "mean": mean, "std": std}
@@ -111,7 +113,7 @@ def fit(
                 if step < run.step:
                     continue  # trained on before the interruption
                 if schedule is not None:
-                    optimizer.lr = schedule(optimizer.steps)
+                    optimizer.lr = float(schedule(optimizer.steps))
                 x, labels = ops.to_device(x), ops.to_device(labels)
                 value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
                 run.count(value, ops.count_correct(logits, labels), len(labels))
@@ -314,6 +316,11 @@ class _Run:
             val_loss, val_accuracy = evaluate(
                 self.model, validation, batch_size=batch_size, loss=loss, **pixels
             )
+            if not math.isfinite(val_loss):
+                raise TrainingDiverged(
+                    f"the validation loss became {val_loss} after epoch {self.epoch + 1}. A lower "
+                    "learning rate or clip_norm may help"
+                )
         record = Epoch(
             epoch=self.epoch + 1,
             loss=self.loss_sum / self.images,
@@ -328,9 +335,10 @@ class _Run:
         self.history.epochs.append(record)
         self.epoch += 1
         self.start_epoch()
-        self.save("last.npz")
+        # The best first: where its writing is cut off, the epoch is done again from last.npz.
         if self.history.best is record:
             self.save("best.npz")
+        self.save("last.npz")
         return record
 
     def save(self, name: str) -> None:

@@ -276,3 +276,10 @@ def test_clipping_leaves_out_what_is_not_trained():
 def test_bad_norms(max_norm):
     with pytest.raises(ValueError, match="clip_gradients: max_norm must be a number above 0"):
         clip_gradients([with_gradient([0], [1])], max_norm)
+
+
+def test_clipping_scales_gradients_whose_squares_overflow():
+    large = parameter(np.zeros((2, 2)), dtype=np.float32)
+    large.grad = np.full((2, 2), 1e20, np.float32)
+    assert clip_gradients([large], 1.0) == pytest.approx(2e20, rel=1e-6)
+    np.testing.assert_allclose(large.grad, 0.5, rtol=1e-6)

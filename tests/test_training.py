@@ -588,3 +588,43 @@ def test_a_model_of_another_kind_is_not_loaded(tmp_path):
         CheckpointError, match="does not fit the network: 0.reduce.weight is missing"
     ):
         load_model(network(), tmp_path / "last.npz")
+
+
+def test_numbers_of_numpy_are_kept_in_checkpoints(tmp_path):
+    model = network()
+    train(
+        model, batch_size=np.int64(16), seed=np.int64(5), epochs=np.int64(1), run_dir=tmp_path,
+        schedule=lambda step: np.float32(0.01),
+    )  # fmt: skip
+    twin = network()
+    load_model(twin, tmp_path / "last.npz")
+    same_state(snapshot(model), snapshot(twin))
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "evaluate", lambda *args, **settings: (float("nan"), 0.1))
+    with pytest.raises(TrainingDiverged, match="validation loss became nan after epoch 1"):
+        train(network(), run_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_best_checkpoint_that_cannot_be_written_is_made_by_the_next_try(tmp_path, monkeypatch):
+    save = training._Run.save
+    accuracies = iter([0.1, 0.2, 0.1, 0.2, 0.2])
+    monkeypatch.setattr(training, "evaluate", lambda *args, **kw: (1.0, next(accuracies)))
+
+    def full(run, name):
+        if name == "best.npz" and run.epoch == 2:
+            raise OSError(28, "No space left on device")
+        save(run, name)
+
+    train(network(), epochs=2, run_dir=tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            train(network(), epochs=2, run_dir=tmp_path / "full")
+    train(network(), epochs=2, run_dir=tmp_path / "full", resume=True)
+    one, other = (network(seed=1) for _ in range(2))
+    for model, name in ((one, "unbroken"), (other, "full")):
+        load_model(model, tmp_path / name / "best.npz")
+    same_state(snapshot(one), snapshot(other))

@@ -77,7 +77,10 @@ def update_running(
 
 def norm_of(arrays: Sequence[np.ndarray]) -> float:
     """The root of the sum of all squares."""
-    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
+    squares = sum(float(np.vdot(array, array)) for array in arrays)
+    if not math.isfinite(squares):  # float32 ends at 3e38, and so do sums of squares in it
+        squares = sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays)
+    return math.sqrt(squares)
 
 
 def scale_all(arrays: Sequence[np.ndarray], factor: float) -> None:
