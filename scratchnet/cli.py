@@ -167,7 +167,7 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
-    experiment, network = load_trained(args.checkpoint)
+    experiment, network = load_trained(args.checkpoint, _backend(args))
     args.dataset, args.train_images = experiment.dataset, None
     dataset = _load(args)
     with clock("evaluating"):
@@ -350,6 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "checkpoint", help="a .npz in the folder of a training, or the folder: its best.npz"
     )
+    _device_option(command)
     _threads_option(command)
 
     command = _command(commands, "summary", _summary, "layers, shapes, parameters, multiply-adds")

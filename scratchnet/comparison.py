@@ -66,6 +66,8 @@ def train(
         told.append(epoch)
         say(_epoch_line(epoch, experiment.epochs))
 
+    if not resume and (Path(folder) / "last.npz").exists():
+        say(f"  the run that was here is kept in {Path(folder) / 'previous'}")
     outcome = run_experiment(experiment, data, folder, resume=resume, on_epoch=tell)
     if not told and not outcome.history.interrupted:
         say(f"  trained before, taken from {folder}")

@@ -163,17 +163,19 @@ def run_experiment(
 ) -> Outcome:
     """Train the experiment's network on the data, and keep it in the folder.
 
-    resume   go on from what the folder holds of the same experiment; more epochs may be asked for
+    resume   go on from what the folder holds of the same experiment; more epochs may be asked for.
+             Else a run that is there moves into its folder `previous`
     raises   what `fit` raises; CheckpointError where the folder holds another experiment
     """
     folder = Path(folder)
     check_writable(folder)
-    if resume and (folder / "last.npz").exists():
+    goes_on = resume and (folder / "last.npz").exists()
+    if goes_on:
         _check_same(experiment, read_experiment(folder), folder)
-    if not resume:
-        for name in ("best.npz", "last.npz", "history.json"):
-            (folder / name).unlink(missing_ok=True)  # a later resume must not find another run's
-    write_text(folder / "experiment.json", json.dumps(asdict(experiment), indent=2) + "\n")
+    else:
+        if not resume:
+            _move_aside(folder)  # a later resume must not find another run's
+        _write_experiment(experiment, folder)
     network = experiment.build()
     history = fit(
         network,
@@ -189,16 +191,43 @@ def run_experiment(
         **experiment.settings(network, len(data.train)),
     )
     history.save(folder / "history.json")
+    if goes_on:
+        _write_experiment(experiment, folder)
     with clock(f"{experiment.network}: predicting"):
         logits = predict(network, data.test, **PIXELS[experiment.pixels])
     return Outcome(experiment, network, history, logits.argmax(axis=1))
+
+
+def _write_experiment(experiment: Experiment, folder: Path) -> None:
+    write_text(folder / "experiment.json", json.dumps(asdict(experiment), indent=2) + "\n")
+
+
+def _move_aside(folder: Path) -> None:
+    """The files of a run with a checkpoint into `previous`, in place of what is there."""
+    names = ("experiment.json", "history.json", "best.npz", "last.npz")
+    kept = (folder / "best.npz").exists() or (folder / "last.npz").exists()
+    previous = folder / "previous"
+    if kept:
+        previous.mkdir(exist_ok=True)
+    for name in names:
+        if kept:
+            (previous / name).unlink(missing_ok=True)
+        if (folder / name).exists():
+            (folder / name).replace((previous if kept else folder) / name)
 
 
 def read_experiment(folder: str | Path) -> Experiment:
     """What `run_experiment` was asked for in that folder. raises CheckpointError."""
     path = Path(folder) / "experiment.json"
     try:
-        return Experiment(**json.loads(path.read_text(encoding="utf-8")))
+        experiment = Experiment(**json.loads(path.read_text(encoding="utf-8")))
+        for name, choices in (("dataset", SCHEDULES), ("network", NETWORKS), ("pixels", PIXELS)):
+            if getattr(experiment, name) not in choices:
+                raise ValueError(f"its {name} is {getattr(experiment, name)!r}")
+        for name in ("epochs", "batch_size", "seed"):
+            if not isinstance(getattr(experiment, name), int):
+                raise ValueError(f"its {name} is {getattr(experiment, name)!r}")
+        return experiment
     except FileNotFoundError:
         raise CheckpointError(
             f"there is no {path} that says what was trained there: a training's folder is meant, "
@@ -208,15 +237,19 @@ def read_experiment(folder: str | Path) -> Experiment:
         raise CheckpointError(f"{path} is damaged ({error})") from None
 
 
-def load_trained(checkpoint: str | Path) -> tuple[Experiment, Sequential]:
+def load_trained(
+    checkpoint: str | Path, backend: str | None = None
+) -> tuple[Experiment, Sequential]:
     """The network of a checkpoint in an experiment's folder, or of the folder: its best.npz.
 
-    raises CheckpointError where something is missing, damaged or does not fit
+    backend   to have it on; else that of its training
+    raises    CheckpointError where something is missing, damaged or does not fit
     """
     checkpoint = Path(checkpoint)
     if checkpoint.is_dir():
         checkpoint = checkpoint / "best.npz"
     experiment = read_experiment(checkpoint.parent)
+    experiment = replace(experiment, backend=backend or experiment.backend)
     network = experiment.build()
     load_model(network, checkpoint)
     return experiment, network

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scratchnet import CheckpointError, History
-from scratchnet.comparison import compare, results_table, trainable_parameters
+from scratchnet.comparison import compare, results_table, train, trainable_parameters
 from scratchnet.data import Dataset, Split
 from scratchnet.experiment import (
     SCHEDULES,
@@ -227,3 +227,13 @@ def test_every_data_set_has_a_schedule():
         "glyphs": 10, "mnist": 15, "fashion-mnist": 10, "cifar10": 10,
     }  # fmt: skip
     assert [s.batch_size for s in SCHEDULES.values()] == [128, 128, 128, 256]
+
+
+def test_training_again_keeps_the_run_before(tmp_path):
+    outcome = train(experiment(), tiny(), tmp_path)
+    train(replace(experiment(), seed=1), tiny(), tmp_path)
+    kept, network = load_trained(tmp_path / "previous" / "last.npz")
+    assert kept == experiment()
+    for name, value in outcome.network.state().items():
+        np.testing.assert_array_equal(network.state()[name], value)
+    assert load_trained(tmp_path)[0].seed == 1

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scratchnet import comparison
+from scratchnet import CheckpointError, comparison
 from scratchnet.data import Dataset, Split
 from scratchnet.experiment import PIXELS
 from scratchnet.losses import SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
@@ -233,3 +233,27 @@ def test_pixels_are_what_they_are_called():
         full = {"mean": 0.0, "std": 1.0} | how
         ends = [(p * full["scale"] - full["mean"]) / full["std"] for p in (0, 255)]
         assert name == f"{ends[0]:g} to {ends[1]:g}"
+
+
+def test_a_quick_outcome_is_not_taken_for_a_full_one(tmp_path):
+    name = "mnist/involution"
+    quick = run_study(rows(), tmp_path, tiny, only=name)
+    assert quick["rows"]
+    full = study_rows(1, raw_pixels=False, quick=False, devices=["cpu"])
+    assert runs._outcomes(full, tmp_path) == {}
+    larger = Dataset(*(Split(np.tile(s.images, (2, 1, 1, 1)), np.tile(s.labels, 2))
+                       for s in (tiny("mnist").train, tiny("mnist").test)),
+                     classes=tuple("abcdefghij"), name="mnist")  # fmt: skip
+    for _ in range(2):  # the first try must leave nothing that the second takes for its own
+        with pytest.raises(CheckpointError, match="training_images 40, not 80"):
+            run_study(full, tmp_path, lambda name: larger, only=name)
+    assert run_study(rows(), tmp_path, tiny, only=name)["rows"] == quick["rows"]
+
+
+def test_a_damaged_outcome_is_named(tmp_path):
+    name = "mnist/involution"
+    run_study(rows(), tmp_path, tiny, only=name)
+    path = tmp_path / name / "cpu-0" / "outcome.json"
+    path.write_text('{"experiment": ', encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"outcome\.json is damaged"):
+        run_study(rows(), tmp_path, tiny, only=name)

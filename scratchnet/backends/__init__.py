@@ -62,7 +62,15 @@ def get_backend(name: str) -> ModuleType:
     """
     if name not in (*BACKENDS, "cuda"):
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, cuda, got {name!r}")
-    return importlib.import_module(f"scratchnet.backends.{name}")
+    try:
+        return importlib.import_module(f"scratchnet.backends.{name}")
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        raise BackendError(
+            "Numba finds no folder to keep compiled code in: set NUMBA_CACHE_DIR to one that can "
+            f"be written ({error})"
+        ) from error
 
 
 def choose_backend(device: str) -> str:

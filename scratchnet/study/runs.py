@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from scratchnet.backends import BackendError, get_backend
+from scratchnet.checkpoint import CheckpointError
 from scratchnet.comparison import network_results, say, train
 from scratchnet.data import Dataset, Split
 from scratchnet.experiment import (
     SCHEDULES,
     Experiment,
     check_writable,
-    read_experiment,
     usual_experiment,
 )
 from scratchnet.history import write_text
@@ -158,7 +158,9 @@ def run_study(
 def _train(row: Row, run: Experiment, data: Dataset, study: Path) -> bool:
     """Train, or take what is there; False where Ctrl-C ended it."""
     folder = row.folder(study, run)
-    if (folder / "outcome.json").exists() and read_experiment(folder) == run:
+    kept = _kept(folder / "outcome.json")
+    images = {"train_images": len(data.train), "test_images": len(data.test)}
+    if kept and kept.items() >= ({"experiment": asdict(run)} | images).items():
         say(f"  trained before, taken from {folder}")
         return True
     outcome = train(run, data, folder, resume=True)
@@ -167,8 +169,7 @@ def _train(row: Row, run: Experiment, data: Dataset, study: Path) -> bool:
     here = machine() | ({"gpu": gpu_name()} if run.backend == "cuda" else {})
     numbers = {
         "experiment": asdict(run),
-        "train_images": len(data.train),
-        "test_images": len(data.test),
+        **images,
         "classes": list(data.classes),
         "machine": here,
         **network_results(outcome, data),
@@ -181,15 +182,22 @@ def _outcomes(rows: Sequence[Row], study: Path) -> dict[str, dict[str, list[dict
     """By row and backend, the outcomes that are there, by seed."""
     found: dict[str, dict[str, list[dict]]] = {}
     for row in rows:
-        kept = [_kept(row.folder(study, run) / "outcome.json") for run in row.runs()]
-        if any(kept):
-            of_row = found.setdefault(row.name, {})
-            of_row[row.experiment.backend] = [outcome for outcome in kept if outcome]
+        kept = [(run, _kept(row.folder(study, run) / "outcome.json")) for run in row.runs()]
+        # Those of another study in this folder, of fewer epochs say, are no outcomes of this one.
+        outcomes = [
+            outcome for run, outcome in kept if outcome and outcome["experiment"] == asdict(run)
+        ]
+        if outcomes:
+            found.setdefault(row.name, {})[row.experiment.backend] = outcomes
     return found
 
 
 def _kept(path: Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """A file's content, None where there is no file. raises CheckpointError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): remove it to make it anew") from None
 
 
 SHAPES = ((16, 32), (64, 32), (128, 16), (256, 8))  # channels, and the side of the image
