@@ -612,6 +612,14 @@ def _prmt(run: _Run, instruction: Instruction, left: str, right: str, selector: 
     return result
 
 
+def _dp2a(run: _Run, instruction: Instruction, left: str, right: str, more: str) -> np.ndarray:
+    """The product of the left's halves and two bytes of the right, the lower or the higher ones."""
+    halves, pairs, sums = (run.value(operand, TYPES["u32"]) for operand in (left, right, more))
+    first = pairs >> np.uint32(16 if "hi" in instruction.modifiers else 0)
+    low, high = first & np.uint32(255), first >> np.uint32(8) & np.uint32(255)
+    return sums + (halves & np.uint32(0xFFFF)) * low + (halves >> np.uint32(16)) * high
+
+
 def _not(value: np.ndarray) -> np.ndarray:
     return np.logical_not(value) if value.dtype == bool else np.bitwise_not(value)
 
@@ -625,6 +633,7 @@ ARITHMETIC = {
     "selp": _selp,
     "bfi": _bfi,
     "prmt": _prmt,
+    "dp2a": _dp2a,
     "cvt": _cvt,
     "cvta": _plain(lambda address: address),  # every space has addresses of its own
 } | {

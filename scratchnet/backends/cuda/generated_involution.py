@@ -36,15 +36,16 @@ from scratchnet.backends.cuda.dense import (
 )
 from scratchnet.backends.cuda.device import ACCESS, SIMULATED, at, cuda, far, numba_type
 from scratchnet.backends.cuda.involution import (
-    NONE,
     READ,
-    Block,
     Fill,
+    Meeting,
     Sizes,
+    Tile,
     aggregate,
     image_gradient,
     kernel_gradient,
     sizes_of,
+    weights_size,
 )
 from scratchnet.backends.cuda.matrix_product import (
     PAD,
@@ -234,59 +235,110 @@ def _activation(dtype: Any, vector: int) -> Callable:
 def _make_weights(hidden: int) -> Fill:
     """Weights made in the stage: span_bias[g,tap] + sum_k t[pixel,k] * span_weight[k,(g,tap)].
 
-    Behind the weights the stage holds t, pixel by pixel for each k, and a gap between one k and the
-    next, so that threads which write neighbouring k find different banks. A thread makes one tap's
-    weight for `together` pixels, so that it reads span_weight once for all of them.
+    Behind the weights the stage holds t of one row, pixel by pixel for each k, and a gap between
+    one k and the next, so that threads which write neighbouring k find different banks. A thread
+    makes one tap's weight for `together` pixels, so that it reads span_weight once for all of them.
     """
 
     @lru_cache
-    def make(sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int) -> Callable:
-        Wo, G, K = sizes.Wo, sizes.G, sizes.K
-        groups, threads = block.groups, block.lanes * block.strips
+    def make(
+        sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, wide: int, start: int
+    ) -> Callable:
+        Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
+        groups, threads = tile.groups, tile.threads
+        down, step, _, taps_of = meeting
         together = next(n for n in (8, 4, 2, 1) if wide % n == 0)
-        vector = vector_of(together)
-        load, _ = ACCESS[vector]
-        run = groups * taps  # weights of a pixel
-        all_weights = block.rows * wide * run
+        stretches = wide // together
+        deep = max(n for n in range(1, 33) if hidden % n == 0)
+        add_products = _add_products(deep, together, wide + PAD, G * K * K)
+        run = groups * K  # weights of a pixel in a row of taps
+        first_t = start + weights_size(tile, wide, sizes)
         activated = _activation(dtype, 1)
         zero = dtype(0)
 
         @cuda.jit(device=True)
-        def fill(stage, branch, row, first_j, first_g, u, tz, t):
-            sums = cuda.local.array(together, dtype)
-            first_weight, first_t = tz * (wide * run), all_weights + tz * hidden * (wide + PAD)
+        def activate_row(stage, branch, row, left, t):
+            value = cuda.local.array(1, dtype)
             e = at(t)
-            while row != NONE and e < wide * hidden:
+            while e < wide * hidden:
                 pixel, k = at(e // hidden), at(e % hidden)
-                j = at(first_j + pixel)
-                sums[0] = zero
+                j = at(left + pixel)
+                value[0] = zero
                 if j < Wo:
-                    activated(branch, at((row * Wo + j) * hidden), k, sums, 0)
-                stage[far(first_t + at(k * (wide + PAD) + pixel))] = sums[0]
+                    activated(branch, at((row * Wo + j) * hidden), k, value, 0)
+                stage[far(first_t + at(k * (wide + PAD) + pixel))] = value[0]
                 e = at(e + threads)
-            cuda.syncthreads()
+
+        @cuda.jit(device=True)
+        def make_row(stage, branch, first_row, lowest, end, first_g, t):
+            sums = cuda.local.array(together, dtype)
             e = at(t)
-            while row != NONE and e < wide // together * run:
-                first, column = at(e // run * together), at(e % run)
-                g, tap = at(first_g + column // taps), at(column % taps)
-                if g < G:
-                    k_th = at((g * K + u) * K + tap)
+            while e < at((end - lowest) * (run * stretches)):
+                pixel, tap = at(e % stretches * together), at(e // stretches)
+                g, u, v = at(tap // K % groups), at(lowest + tap // run), at(tap % K)
+                if first_g + g < G:
+                    k_th = at(((first_g + g) * K + u) * K + v)
                     bias = branch[6][k_th]
                     for i in range(together):
                         sums[i] = bias
-                    for k in range(hidden):
-                        weight = branch[5][far(k_th + k * (G * K * K))]
-                        for i in range(0, together, vector):
-                            values = load(stage, far(first_t + first + k * (wide + PAD) + i))
-                            for q in range(vector):
-                                sums[i + q] += weight * values[q]
+                    for k in range(0, hidden, deep):
+                        weight_at = k_th + k * (G * K * K)
+                        add_products(
+                            stage, branch[5], first_t + pixel + k * (wide + PAD), weight_at, sums
+                        )
+                    place = start + ((first_row + u * step) * K + u) * (wide * run) + g * K + v
                     for i in range(together):
-                        stage[far(first_weight + first * run + column + i * run)] = sums[i]
+                        stage[far(at(place + pixel * run) + i * run)] = sums[i]
                 e = at(e + threads)
+
+        @cuda.jit(device=True)
+        def fill(stage, branch, n, first_row, top, left, first_g, t):
+            for z in range(down):
+                i = top + z
+                if at(i) < Ho:
+                    first, lowest, end = taps_of(first_row, i)
+                    cuda.syncthreads()  # the row before is no longer read
+                    activate_row(stage, branch, at(n * Ho + i), left, t)
+                    cuda.syncthreads()
+                    make_row(stage, branch, first, lowest, end, first_g, t)
 
         return fill
 
-    return Fill(make, lambda block, wide: block.rows * (wide + PAD) * hidden)
+    return Fill(make, lambda wide: (wide + PAD) * hidden)
+
+
+@lru_cache
+def _add_products(times: int, together: int, t_step: int, weight_step: int) -> Callable:
+    """sums += t * weight for `times` hidden channels, one after the other: twice half as many.
+
+    So none is a loop, and all addresses are a thread's first plus a constant.
+    """
+    if times > 1:
+        half = times // 2
+        add_half = _add_products(half, together, t_step, weight_step)
+        add_others = _add_products(times - half, together, t_step, weight_step)
+
+        @cuda.jit(device=True)
+        def add_products(stage, span_weight, t_at, weight_at, sums):
+            add_half(stage, span_weight, t_at, weight_at, sums)
+            add_others(
+                stage, span_weight, t_at + half * t_step, weight_at + half * weight_step, sums
+            )
+
+        return add_products
+
+    vector = vector_of(together)
+    load, _ = ACCESS[vector]
+
+    @cuda.jit(device=True)
+    def add_product(stage, span_weight, t_at, weight_at, sums):
+        weight = span_weight[far(weight_at)]
+        for i in range(0, together, vector):
+            values = load(stage, far(t_at + i))
+            for q in range(vector):
+                sums[i + q] += weight * values[q]
+
+    return add_product
 
 
 @lru_cache

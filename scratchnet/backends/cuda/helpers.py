@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from scratchnet.backends.cuda.arrays import Array, borrowed, empty, on_device
+from scratchnet.backends import host
+from scratchnet.backends.cuda.arrays import Array, borrowed, empty, on_device, to_host
 from scratchnet.backends.cuda.device import (
     SIMULATED,
     at,
@@ -56,7 +57,8 @@ def update_running(
 def norm_of(arrays: Sequence[Array]) -> float:
     """The root of the sum of all squares; waits for the GPU."""
     squares = [_sum_of_squares(array) for array in arrays]  # all launched before one is waited for
-    return math.sqrt(sum(map(float, squares)))
+    total = sum(map(float, squares))
+    return math.sqrt(total) if math.isfinite(total) else host.norm_of(list(map(to_host, arrays)))
 
 
 def scale_all(arrays: Sequence[Array], factor: float) -> None:

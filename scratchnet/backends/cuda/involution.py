@@ -4,24 +4,27 @@
     dkernel[n,i,j,g,u,v] = sum_{c in g} dy[n,i,j,c] * x[n, r(i,u), s(j,v), c]
     dx[n,r,s,c]          = sum_{u,v} dy[n, i(r,u), j(s,v), c] * kernel[n, i(r,u), j(s,v), g(c),u,v]
 
-A block owns a stretch of some image rows and a slab of channels; a thread owns a vector of 4
-channels (1 where groups do not divide into fours) of PIXELS neighbouring pixels. Neighbouring
-threads own neighbouring vectors, so a warp reads runs of memory, 16 bytes a thread. For each row of
-the window a thread reads PIXELS + K - 1 vectors of the image into registers and uses them for
-PIXELS * K taps: a load feeds 2.8 multiply-adds of vectors at K = 7, where a thread for every output
-and tap loads two numbers for each.
+A block owns a tile of one image's pixels and a slab of its channels. It first brings what it will
+read into shared memory: the part of the image under the tile's windows, zeros where the image ends,
+and the windows' weights, one number for each pixel, group and tap. Tiles are high as well as wide,
+as neighbouring windows share most of their pixels: a row of 32 pixels reads 8.3 pixels for each it
+owns at K = 7, a tile of 8 x 16 reads 2.4. `best_tile` counts what a tile reads of the caches and of
+shared memory, and takes the one with the least for what it owns.
 
-The window's weights, one number for each pixel, group and tap, are staged in shared memory: read
-once from memory in order, then by all channels of the group. `dkernel` goes the other way: sums
-over a group's channels stay in the registers of one thread, gather in shared memory, and leave in
-order; no atomics. `dx` is a gather: a pixel asks every window that it lies in, and the weights of
-those windows are staged row by row, with the halo of windows whose centre lies outside the block.
+A thread owns a vector of 4 channels (1 where groups do not divide into fours) of PIXELS
+neighbouring pixels, and neighbouring threads own neighbouring vectors. For each row of the window
+it reads PIXELS + K - 1 vectors into registers and uses them for PIXELS * K taps.
 
-Where the staged weights come from is a function, `fill`: here they are read, in
-`generated_involution.py` they are made on the spot, and never written to memory at all.
+`dx` is the same with another question: a pixel asks every window that it lies in. The weights of
+those windows are staged row of taps by row of taps, for each pixel row of the tile those that it
+meets. In `dkernel` a thread owns one row of taps of PIXELS pixels and one group, and sums over the
+group's channels in registers; sums gather in shared memory, and leave in order. No atomics.
+
+Where the staged weights come from is a `Fill`: here they are read, in `generated_involution.py`
+they are made on the spot, and never written to memory at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -41,12 +44,15 @@ from scratchnet.backends.cuda.device import (
 from scratchnet.checks import check_involution, check_like
 from scratchnet.geometry import Geometry
 
-BLOCK = 16 if SIMULATED else 128  # threads, about
+BLOCK = 16 if SIMULATED else 256  # threads, at most
 PIXELS = 2 if SIMULATED else 4  # of a thread
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
-NONE = 2**32 - 1  # a row that is not there
-STAGE = 48 * 1024  # bytes of shared memory for the weights: what every GPU gives without asking
+WARP = 32  # threads that run together
+CHANNELS = 4 if SIMULATED else 16  # of a group, that dkernel's blocks take at once
+STAGE = 48 * 1024  # bytes of shared memory: what every GPU gives without asking
+SECTOR = 8  # numbers that memory hands out at once
+CACHED = 6  # numbers that the L2 cache gives a multiprocessor in a cycle: about 5.5 TB/s in all
 
 
 class Sizes(NamedTuple):
@@ -72,9 +78,14 @@ class Sizes(NamedTuple):
         """Pixels from a window's first tap to its centre."""
         return self.dilation * (self.K // 2)
 
+    @property
+    def reach(self) -> int:
+        """Pixels from a window's first tap to its last."""
+        return self.dilation * (self.K - 1)
 
-class Block(NamedTuple):
-    """What a block of threads owns: rows x wide pixels of `lanes` vectors of channels."""
+
+class Tile(NamedTuple):
+    """What a block of threads owns: rows x wide pixels, and the channels of its lanes."""
 
     lanes: int
     strips: int
@@ -87,18 +98,68 @@ class Block(NamedTuple):
         return self.strips * self.pixels
 
     @property
-    def threads(self) -> tuple[int, int, int]:
+    def block(self) -> tuple[int, int, int]:
         return self.lanes, self.strips, self.rows
+
+    @property
+    def threads(self) -> int:
+        return self.lanes * self.strips * self.rows
+
+
+class Image(NamedTuple):
+    """Part of an image in shared memory: down x across pixels of so many channels."""
+
+    down: int
+    across: int
+    channels: int
+
+    @property
+    def pixel(self) -> int:
+        """Elements from a pixel to the next: with a gap where strips would share their banks."""
+        return self.channels + (4 if self.channels % 32 == 16 else 0)
+
+    @property
+    def line(self) -> int:
+        """Elements from a row to the next; eight rows start in different banks."""
+        line = -(-self.across * self.pixel // 4) * 4
+        return line + (4 if line % 8 == 0 else 0)
+
+    @property
+    def size(self) -> int:
+        return self.down * self.line
+
+    @property
+    def moved(self) -> int:
+        """Elements that memory hands out for it."""
+        return self.down * self.across * -(-self.channels // SECTOR) * SECTOR
+
+
+class Meeting(NamedTuple):
+    """Which rows of outputs meet a tile's rows, through which rows of taps; device functions.
+
+    down       rows of outputs that the tile can meet
+    output_of  (first_row, r, u) -> the output that row r of the tile meets through taps u, and
+               whether there is such a one before the row `limit`, in a tuple
+    taps_of    (first_row, i) -> first, lowest, end: taps u of output i, from lowest up to end, meet
+               row first + u * step of the tile
+
+    The tile begins at row first_row of its image.
+    """
+
+    down: int
+    step: int
+    output_of: Callable
+    taps_of: Callable
 
 
 class Fill(NamedTuple):
     """Where weights come from.
 
-    make(sizes, dtype, block, wide, taps)   gives the device function fill(stage, source, row,
-               first_j, first_g, u, tz, t): thread t of those that own row tz of the block takes
-               part in staging weights[tz, j, g, tap] of `wide` output pixels in a row of outputs,
-               which is NONE where there is nothing to stage. All threads of the block call it
-    extra(block, wide)                      how many more elements of the stage it wants
+    make(sizes, dtype, tile, meeting, wide, start)   gives the device function
+               fill(stage, source, n, first_row, top, left, first_g, t), which all threads t of a
+               block call. Behind stage[start] it stages the weights [r, u, j, g, v] of `wide`
+               columns of outputs from column left on, where the first row they are in is top
+    extra(wide)                                      how many more elements of the stage it wants
     """
 
     make: Callable
@@ -140,10 +201,11 @@ def aggregate(x: Array, sizes: Sizes, fill: Fill, source: tuple[Array, ...]) -> 
     """y: sum each pixel's window with the weights that fill finds for it."""
     N = x.shape[0]
     y = empty((N, sizes.Ho, sizes.Wo, sizes.C), x.dtype)
-    block = forward_block(sizes, x.dtype, fill)
-    kernel = _forward_kernel(numba_type(x.dtype), sizes, block, fill)
-    rows = N * sizes.Ho
-    launch(kernel, _blocks(block, rows, sizes.Wo, sizes), block.threads, x, source, y, rows)
+    tile = forward_tile(sizes, x.dtype, fill)
+    kernel = _forward_kernel(numba_type(x.dtype), sizes, tile, fill)
+    slabs = -(-sizes.C // (tile.lanes * sizes.vector))
+    blocks = N * -(-sizes.Ho // tile.rows), -(-sizes.Wo // tile.wide), slabs
+    launch(kernel, blocks, tile.block, x, source, y)
     return y
 
 
@@ -151,10 +213,10 @@ def kernel_gradient(dy: Array, x: Array, sizes: Sizes) -> Array:
     """dkernel (N, Ho, Wo, G, K, K)."""
     N, Ho, Wo, G, K = x.shape[0], sizes.Ho, sizes.Wo, sizes.G, sizes.K
     dkernel = empty((N, Ho, Wo, G, K, K), x.dtype)
-    block = kernel_block(sizes, x.dtype)
-    kernel = _kernel_gradient_kernel(numba_type(x.dtype), sizes, block)
-    blocks = -(-(N * Ho) // block.rows), -(-Wo // block.wide), -(-G // block.lanes)
-    launch(kernel, blocks, block.threads, dy, x, dkernel, N * Ho)
+    tile = kernel_tile(sizes, x.dtype)
+    kernel = _kernel_gradient_kernel(numba_type(x.dtype), sizes, tile)
+    blocks = N * -(-Ho // tile.rows), -(-Wo // tile.wide), -(-G // tile.groups)
+    launch(kernel, blocks, tile.block, dy, x, dkernel)
     return dkernel
 
 
@@ -173,41 +235,121 @@ def image_gradient(
     """
     N = x_shape[0]
     dx = empty(x_shape, dy.dtype)
-    block = image_block(sizes, dy.dtype, fill)
-    kernel = _image_gradient_kernel(numba_type(dy.dtype), sizes, block, fill, also is not None)
-    rows = N * sizes.H
-    also = dy if also is None else also
-    launch(kernel, _blocks(block, rows, sizes.W, sizes), block.threads, dy, source, also, dx, rows)
+    tile = image_tile(sizes, dy.dtype, fill)
+    kernel = _image_gradient_kernel(numba_type(dy.dtype), sizes, tile, fill, also is not None)
+    slabs = -(-sizes.C // (tile.lanes * sizes.vector))
+    blocks = N * -(-sizes.H // tile.rows), -(-sizes.W // tile.wide), slabs
+    launch(kernel, blocks, tile.block, dy, source, dy if also is None else also, dx)
     return dx
 
 
-def forward_block(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Block:
-    return _fit(
-        sizes,
-        sizes.Wo,
-        dtype,
-        lambda b: b.rows * b.wide * b.groups * sizes.K**2 + fill.extra(b, b.wide),
-    )
+@lru_cache
+def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
+    taps = sizes.K**2
+
+    def costs(tile: Tile) -> Costs:
+        image, pixels = _under_windows(tile, sizes), tile.rows * tile.wide
+        return Costs(
+            image.size + weights_size(tile, tile.wide, sizes) + fill.extra(tile.wide),
+            image.moved + pixels * (tile.groups * taps + SECTOR),
+            _words(tile, sizes),
+            -(-sizes.Ho // tile.rows) * -(-sizes.Wo // tile.wide) * -(-sizes.C // tile.lanes),
+        )
+
+    return best_tile(_slab_tiles(sizes, sizes.Ho, sizes.Wo), costs, dtype)
 
 
-def image_block(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Block:
-    return _fit(
-        sizes, sizes.W, dtype,
-        lambda b: b.rows * _seen_columns(b, sizes) * b.groups * sizes.K
-        + fill.extra(b, _seen_columns(b, sizes)),
-    )  # fmt: skip
+@lru_cache
+def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
+    K = sizes.K
+
+    def costs(tile: Tile) -> Costs:
+        image = _over_pixels(tile, sizes)
+        weights = tile.rows * K * tile.groups * K + image.down * SECTOR
+        return Costs(
+            image.size + weights_size(tile, image.across, sizes) + fill.extra(image.across),
+            image.moved + image.across * weights,
+            _words(tile, sizes._replace(stride=1)),
+            -(-sizes.H // tile.rows) * -(-sizes.W // tile.wide) * -(-sizes.C // tile.lanes),
+        )
+
+    return best_tile(_slab_tiles(sizes, sizes.H, sizes.W), costs, dtype)
 
 
-def kernel_block(sizes: Sizes, dtype: np.dtype) -> Block:
-    """Its lanes are groups; it stages sums."""
-    lanes = min(sizes.G, LANES)
-    return _shrink(
-        lanes, PIXELS, sizes.Wo, dtype, lambda lanes: lanes,
-        lambda b: b.rows * b.wide * b.lanes * sizes.K**2,
-    )  # fmt: skip
+@lru_cache
+def kernel_tile(sizes: Sizes, dtype: np.dtype) -> Tile:
+    """Its lanes are rows of taps, K of each group."""
+    taps, per_group = sizes.K**2, sizes.C // sizes.G
+
+    def costs(tile: Tile) -> Costs:
+        images, pixels = _chunk(tile, sizes), tile.rows * tile.wide
+        return Costs(
+            max(sum(image.size for image in images), pixels * tile.groups * taps),
+            sum(image.moved for image in images) * -(-per_group // CHANNELS)
+            + pixels * (tile.groups * taps + SECTOR),
+            (_columns(tile, sizes) + tile.pixels) * per_group,
+            -(-sizes.Ho // tile.rows) * -(-sizes.Wo // tile.wide) * -(-sizes.G // tile.groups),
+        )
+
+    most = max(1, min(sizes.G, CHANNELS // per_group))
+    lanes = [(groups * sizes.K, groups) for groups in range(1, most + 1)]
+    return best_tile(_tiles(lanes, sizes.Ho, sizes.Wo), costs, dtype)
 
 
-def _fit(sizes: Sizes, W: int, dtype: np.dtype, staged: Callable) -> Block:
+class Costs(NamedTuple):
+    """Of a tile: elements that it stages, and those that it moves there, in whole sectors; elements
+    that a thread reads of the stage; and how many tiles an image has."""
+
+    staged: int
+    moved: int
+    read: int
+    tiles: int
+
+
+def best_tile(tiles: Iterable[Tile], costs: Callable[[Tile], Costs], dtype: np.dtype) -> Tile:
+    """Of those whose stage fits, the one whose reads take the fewest cycles.
+
+    A multiprocessor gets CACHED elements a cycle, and its shared memory serves a warp with one for
+    each thread. A warp with a single thread takes as long as a full one.
+    """
+    best, least = None, np.inf
+    for tile in tiles:
+        staged, moved, read, count = costs(tile)
+        if staged * np.dtype(dtype).itemsize > STAGE:
+            continue
+        cycles = count * (moved / CACHED + -(-tile.threads // WARP) * read)
+        if cycles < least:
+            best, least = tile, cycles
+    if best is None:
+        raise ValueError(
+            f"involution: the windows and weights of one pixel do not fit the {STAGE} bytes of "
+            "shared memory that the cuda backend stages them in: use a smaller kernel"
+        )
+    return best
+
+
+def _columns(tile: Tile, sizes: Sizes) -> int:
+    """Columns of the image under the windows of a thread's pixels."""
+    return (tile.pixels - 1) * sizes.stride + sizes.reach + 1
+
+
+def _words(tile: Tile, sizes: Sizes) -> int:
+    """What a thread reads of the stage to sum its windows: their pixels, and their weights."""
+    return sizes.K * (sizes.vector * _columns(tile, sizes) + tile.pixels * sizes.K)
+
+
+def _tiles(lanes_and_groups: Sequence[tuple[int, int]], H: int, W: int) -> Iterator[Tile]:
+    for pixels in (PIXELS, 1):
+        for lanes, groups in lanes_and_groups:
+            most = max(1, BLOCK // lanes)
+            for strips in range(1, min(-(-W // pixels), most) + 1):
+                for rows in range(1, min(H, most // strips, DEEPEST) + 1):
+                    yield Tile(lanes, strips, rows, pixels, groups)
+
+
+def _slab_tiles(sizes: Sizes, H: int, W: int) -> Iterator[Tile]:
+    """Tiles whose lanes are vectors of channels."""
+
     def groups(lanes: int) -> int:
         slab, per_group = lanes * sizes.vector, sizes.C // sizes.G
         if slab >= sizes.C:
@@ -216,326 +358,377 @@ def _fit(sizes: Sizes, W: int, dtype: np.dtype, staged: Callable) -> Block:
             return max(1, slab // per_group)
         return min(sizes.G, (slab - 2) // per_group + 2)
 
-    lanes = min(sizes.C // sizes.vector, LANES)
-    return _shrink(lanes, PIXELS, W, dtype, groups, staged)
+    most = min(sizes.C // sizes.vector, LANES)
+    return _tiles([(lanes, groups(lanes)) for lanes in range(1, most + 1)], H, W)
 
 
-def _shrink(
-    lanes: int, pixels: int, W: int, dtype: np.dtype, groups: Callable, staged: Callable
-) -> Block:
-    """About BLOCK threads, along a row of W pixels first; fewer if the stage would not hold it."""
-    while True:
-        strips = max(1, min(BLOCK // lanes, -(-W // pixels)))
-        rows = min(max(1, BLOCK // (lanes * strips)), DEEPEST)
-        while True:
-            block = Block(lanes, strips, rows, pixels, groups(lanes))
-            if staged(block) * np.dtype(dtype).itemsize <= STAGE:
-                return block
-            if rows > 1:
-                rows = (rows + 1) // 2
-            elif strips > 1:
-                strips = (strips + 1) // 2
-            else:
-                break
-        if lanes > 1:
-            lanes = (lanes + 1) // 2
-        elif pixels > 1:
-            pixels = 1
-        else:
-            raise ValueError(
-                f"involution: the weights of one pixel do not fit the {STAGE} bytes of shared "
-                "memory that the cuda backend stages them in: use a smaller kernel"
-            )
+def weights_size(tile: Tile, wide: int, sizes: Sizes) -> int:
+    return -(-tile.rows * wide * tile.groups * sizes.K**2 // 4) * 4
 
 
-def _blocks(block: Block, rows: int, W: int, sizes: Sizes) -> tuple[int, int, int]:
-    slabs = -(-sizes.C // (block.lanes * sizes.vector))
-    return -(-rows // block.rows), -(-W // block.wide), slabs
+def _under_windows(tile: Tile, sizes: Sizes) -> Image:
+    """The image under the windows of the tile's outputs."""
+    down, across = (
+        (count - 1) * sizes.stride + sizes.reach + 1 for count in (tile.rows, tile.wide)
+    )
+    return Image(down, across, tile.lanes * sizes.vector)
 
 
-def _seen_columns(block: Block, sizes: Sizes) -> int:
-    """Columns of output pixels whose windows can hold a pixel of the block.
+def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
+    """The outputs whose windows can hold a pixel of the tile.
 
-    In whole fours, so that what makes their weights can make those of four at once.
+    Columns in whole fours, so that what makes their weights can make those of four at once.
     """
-    return ((block.wide - 1 + (sizes.K - 1) * sizes.dilation) // sizes.stride + 5) // 4 * 4
+    down, across = (
+        (count - 1 + sizes.reach) // sizes.stride + 1 for count in (tile.rows, tile.wide)
+    )
+    return Image(down, -(-across // 4) * 4, tile.lanes * sizes.vector)
+
+
+def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
+    """What dkernel's block reads at once: of the image, and of dy."""
+    channels = tile.groups * min(sizes.C // sizes.G, CHANNELS)
+    image = _under_windows(tile, sizes)._replace(channels=channels)
+    return image, Image(tile.rows, tile.wide, channels)
 
 
 @lru_cache
-def _read_weights(sizes: Sizes, dtype: Any, block: Block, wide: int, taps: int) -> Callable:
-    Wo, G, K = sizes.Wo, sizes.G, sizes.K
-    threads = block.lanes * block.strips
-    run = block.groups * taps  # of a pixel
-    # all weights of the block's own pixels, whose first_j is not negative: one run of memory
-    contiguous = taps == K * K and block.lanes * sizes.vector >= sizes.C
+def _read_weights(
+    sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, wide: int, start: int
+) -> Callable:
+    Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
+    tile_rows, run, threads = tile.rows, tile.groups * K, tile.threads
+    output_of = meeting.output_of
     zero = dtype(0)
 
     @cuda.jit(device=True)
-    def fill(stage, source, row, first_j, first_g, u, tz, t):
-        if row != NONE:
-            first = (row * Wo + first_j) * (G * K * K) + first_g * (K * K) + u * K
-            end = at((G - first_g) * taps)
-            e = at(t)
-            while e < wide * run:
-                value = zero
-                if contiguous:
-                    if e < at((Wo - first_j) * run):
-                        value = source[0][at(first + e)]
-                else:
-                    pixel, k = at(e // run), at(e % run)
-                    if at(first_j + pixel) < Wo and k < end:
-                        tap = k if taps == K * K else at(k // taps * (K * K) + k % taps)
-                        value = source[0][far(first + at(pixel * (G * K * K) + tap))]
-                stage[far(tz * (wide * run) + e)] = value
-                e = at(e + threads)
+    def fill(stage, source, n, first_row, top, left, first_g, t):
+        e = at(t)
+        while e < wide * run:
+            j, g, v = at(left + e // run), at(first_g + e % run // K), at(e % K)
+            limit = at(Ho) if j < Wo and g < G else at(0)
+            first = (n * Ho * Wo + j) * (G * K * K) + g * (K * K) + v
+            for r in range(tile_rows):
+                for u in range(K):
+                    i, met = output_of(first_row, r, u, limit)
+                    value = zero
+                    if met:
+                        value = source[0][far(first + i * (Wo * G * K * K) + u * K)]
+                    stage[far(start + e + (r * K + u) * (wide * run))] = value
+            e = at(e + threads)
 
     return fill
 
 
-READ = Fill(_read_weights, lambda block, wide: 0)
+READ = Fill(_read_weights, lambda wide: 0)
 
 
 @lru_cache
-def seen_row(sizes: Sizes) -> Callable:
-    """The row of outputs that met image row (n, r) through tap row u; NONE where there is none."""
-    H, Ho, stride, dilation, before = (
-        sizes.H, sizes.Ho, sizes.stride, sizes.dilation, sizes.before,
-    )  # fmt: skip
+def _forward_meeting(sizes: Sizes, tile: Tile) -> Meeting:
+    """A tile's rows are rows of outputs."""
+    K = sizes.K
 
     @cuda.jit(device=True)
-    def row_of(row, rows, u):
-        n = at(at(row) // H)
-        first = at(at(row) - n * H + before - u * dilation)  # wraps where it is negative
-        i = at(first // stride)
-        if row >= rows or first % stride != 0 or i >= Ho:
-            return at(NONE)
-        return at(n * Ho + i)
+    def output_of(first_row, r, u, limit):
+        i = first_row + r
+        return i, at(i) < limit
 
-    return row_of
+    @cuda.jit(device=True)
+    def taps_of(first_row, i):
+        return i - first_row, 0, K
+
+    return Meeting(tile.rows, 0, output_of, taps_of)
 
 
 @lru_cache
-def _forward_kernel(dtype: Any, sizes: Sizes, block: Block, fill: Fill) -> Any:
+def _image_meeting(sizes: Sizes, tile: Tile) -> Meeting:
+    """A tile's rows are rows of the image."""
+    K, stride, dilation, before = sizes.K, sizes.stride, sizes.dilation, sizes.before
+    tile_rows = tile.rows
+
+    @cuda.jit(device=True)
+    def output_of(first_row, r, u, limit):
+        first = first_row + r + before - u * dilation
+        if stride == 1:
+            return first, at(first) < limit
+        i = at(at(first) // stride)  # something huge where first is negative
+        return i, at(first) % stride == 0 and i < limit
+
+    @cuda.jit(device=True)
+    def taps_of(first_row, i):
+        first = i * stride - before - first_row
+        lowest = max(0, -(first // dilation))
+        return first, lowest, max(lowest, min(K, (tile_rows - 1 - first) // dilation + 1))
+
+    return Meeting(_over_pixels(tile, sizes).down, dilation, output_of, taps_of)
+
+
+@lru_cache
+def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads: int, dtype: Any):
+    """A function by which all threads t of a block bring part of an image into the stage.
+
+    It begins at row top and column left of image n, with channel c, and takes channels below end.
+    A thread goes down a column, so that it finds its place but once.
+    """
+    H, W, C = sizes
+    down, across, channels = part
+    vectors, pixel_step, line = channels // vector, part.pixel, part.line
+    wide = across * vectors
+    parts = max(1, threads // wide)  # of the rows, where there are threads for several
+    load, store = ACCESS[vector]
+    zero = dtype(0)
+
+    @cuda.jit(device=True)
+    def stage_image(stage, start, image, n, top, left, first_c, end, t):
+        values = cuda.local.array(vector, dtype)
+        part = at(t) // wide if parts > 1 else at(0)
+        e = at(t - part * wide)
+        while part < parts and e < wide:
+            s, c = at(left + e // vectors), at(first_c + e % vectors * vector)
+            limit = at(H) if s < W and c < end else at(0)
+            first = ((n * H + top) * W + s) * C + c
+            place = start + e // vectors * pixel_step + e % vectors * vector
+            for row in range(part, down, parts):
+                for q in range(vector):
+                    values[q] = zero
+                if at(top + row) < limit:
+                    found = load(image, far(first + row * (W * C)))
+                    for q in range(vector):
+                        values[q] = found[q]
+                store(stage, far(place + row * line), values, 0)
+            e = at(e + threads)
+
+    return stage_image
+
+
+@lru_cache
+def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, block_rows, pixels, groups = block
-    wide = block.wide
-    taps = K * K
-    columns = (pixels - 1) * stride + (K - 1) * dilation + 1
+    lanes, strips, tile_rows, pixels, groups = tile
+    wide = tile.wide
+    high = -(-Ho // tile_rows)  # tiles in a column
+    part = _under_windows(tile, sizes)
+    pixel_step, line = part.pixel, part.line
+    start = part.size
+    row_of_taps = wide * groups * K
+    columns = _columns(tile, sizes)
     owned, read = pixels * vector, columns * vector
-    stage = staging(block_rows * wide * groups * taps + fill.extra(block, wide), dtype)
-    fill_weights = fill.make(sizes, dtype, block, wide, taps)
+    stage = staging(start + weights_size(tile, wide, sizes) + fill.extra(wide), dtype)
+    stage_image = _stage_image((H, W, C), part, vector, tile.threads, dtype)
+    fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), wide, start)
     load, store = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit
-    def involution(x, source, y, rows):
-        weights = stage()
+    def involution(x, source, y):
+        staged = stage()
         sums = cuda.local.array(owned, dtype)
         window = cuda.local.array(read, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
-        first_row = cuda.blockIdx.x * block_rows
+        t = (tz * strips + ty) * lanes + tx
+        n, first_i = at(cuda.blockIdx.x) // high, at(cuda.blockIdx.x) % high * tile_rows
         first_j = cuda.blockIdx.y * wide
         first_c = cuda.blockIdx.z * lanes * vector
         first_g = first_c // per_group
-        t = ty * lanes + tx
-        row, c, j = first_row + tz, first_c + tx * vector, first_j + ty * pixels
-        own = at(row) if row < rows else at(NONE)
-        fill_weights(weights, source, own, first_j, first_g, 0, tz, t)
+        top, left = first_i * stride - before, first_j * stride - before
+        stage_image(staged, 0, x, n, top, left, first_c, C, t)
+        fill_weights(staged, source, n, first_i, first_i, first_j, first_g, t)
         cuda.syncthreads()
 
-        if row >= rows or c >= C or j >= Wo:
+        i, j, c = first_i + tz, first_j + ty * pixels, first_c + tx * vector
+        if i >= Ho or j >= Wo or c >= C:
             return
-        n, i = at(row) // Ho, at(row) % Ho
         g = at(c) // per_group - first_g
-        left = j * stride - before
-        first_weight = ((tz * wide + ty * pixels) * groups + g) * taps
+        first = tz * stride * line + ty * pixels * stride * pixel_step + tx * vector
+        first_weight = start + tz * K * row_of_taps + (ty * pixels * groups + g) * K
         for e in range(owned):
             sums[e] = zero
         for u in range(K):
-            r = i * stride + u * dilation - before
-            on_image = r >= 0 and r < H
-            first = ((n * H + r) * W + left) * C + c
             for column in range(columns):
-                if on_image and at(left + column) < W:
-                    values = load(x, far(first + column * C))
-                    for q in range(vector):
-                        window[column * vector + q] = values[q]
-                else:
-                    for q in range(vector):
-                        window[column * vector + q] = zero
+                values = load(staged, far(first + u * dilation * line + column * pixel_step))
+                for q in range(vector):
+                    window[column * vector + q] = values[q]
             for p in range(pixels):
                 for v in range(K):
-                    weight = weights[far(first_weight + u * K + p * groups * taps + v)]
+                    weight = staged[far(first_weight + u * row_of_taps + p * groups * K + v)]
                     for q in range(vector):
                         column = p * stride + v * dilation
                         sums[p * vector + q] += weight * window[column * vector + q]
-        first = (row * Wo + j) * C + c
+        first_y = ((n * Ho + i) * Wo + j) * C + c
         for p in range(pixels):
             if j + p < Wo:
-                store(y, far(first + p * C), sums, p * vector)
+                store(y, far(first_y + p * C), sums, p * vector)
 
     return involution
 
 
 @lru_cache
-def _image_gradient_kernel(
-    dtype: Any, sizes: Sizes, block: Block, fill: Fill, has_also: bool
-) -> Any:
+def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has_also: bool) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, block_rows, pixels, groups = block
-    wide = block.wide
-    seen = _seen_columns(block, sizes)
-    columns = pixels + (K - 1) * dilation  # outputs that a thread's pixels see in a row, stride 1
+    lanes, strips, tile_rows, pixels, groups = tile
+    wide = tile.wide
+    high = -(-H // tile_rows)  # tiles in a column
+    part = _over_pixels(tile, sizes)
+    across, pixel_step, line = part.across, part.pixel, part.line
+    start = part.size
+    row_of_taps = across * groups * K
+    columns = pixels + sizes.reach  # outputs that a thread's pixels see in a row, stride 1
+    ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
     owned, read = pixels * vector, columns * vector
-    stage = staging(block_rows * seen * groups * K + fill.extra(block, seen), dtype)
-    row_of = seen_row(sizes)
-    fill_weights = fill.make(sizes, dtype, block, seen, K)
+    stage = staging(start + weights_size(tile, across, sizes) + fill.extra(across), dtype)
+    stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads, dtype)
+    fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), across, start)
     load, store = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit
-    def involution_image_gradient(dy, source, also, dx, rows):
-        weights = stage()
+    def involution_image_gradient(dy, source, also, dx):
+        staged = stage()
         sums = cuda.local.array(owned, dtype)
         window = cuda.local.array(read, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
-        first_row = cuda.blockIdx.x * block_rows
+        t = (tz * strips + ty) * lanes + tx
+        n, first_r = at(cuda.blockIdx.x) // high, cuda.blockIdx.x % high * tile_rows
         first_s = cuda.blockIdx.y * wide
         first_c = cuda.blockIdx.z * lanes * vector
         first_g = first_c // per_group
-        # the first output column that can see the block's first pixel, through its last tap
-        first_j = (first_s + before - (K - 1) * dilation) // stride
-        t = ty * lanes + tx
-        row, c, s = first_row + tz, first_c + tx * vector, first_s + ty * pixels
+        # the first output whose window can hold the tile's first pixel, as its last tap
+        top, left = (first_r + ahead) // stride, (first_s + ahead) // stride
+        stage_image(staged, 0, dy, n, top, left, first_c, C, t)
+        fill_weights(staged, source, n, first_r, top, left, first_g, t)
+        cuda.syncthreads()
+
+        r, s, c = first_r + tz, first_s + ty * pixels, first_c + tx * vector
+        if r >= H or s >= W or c >= C:
+            return
         g = at(c) // per_group - first_g
-        left = s + before - (K - 1) * dilation
-        first_weight = ((tz * seen + ty * pixels) * groups + g) * K
-        mine = row < rows and c < C and s < W
+        first = ty * pixels * pixel_step + tx * vector
+        first_weight = start + tz * K * row_of_taps + (ty * pixels * groups + g) * K
         for e in range(owned):
             sums[e] = zero
         for u in range(K):
-            seen_by = row_of(row, rows, u)
-            cuda.syncthreads()
-            fill_weights(weights, source, seen_by, first_j, first_g, u, tz, t)
-            cuda.syncthreads()
-            if mine and seen_by != NONE:
+            met = at(r + before - u * dilation)  # wraps where it is negative
+            i = at(met // stride)
+            if met % stride == 0 and i < Ho:
+                own_line = (i - top) * line + tx * vector
                 if stride == 1:
-                    first = (seen_by * Wo + left) * C + c
                     for column in range(columns):
-                        if at(left + column) < Wo:
-                            values = load(dy, far(first + column * C))
-                            for q in range(vector):
-                                window[column * vector + q] = values[q]
-                        else:
-                            for q in range(vector):
-                                window[column * vector + q] = zero
+                        place = own_line + ty * pixels * pixel_step + column * pixel_step
+                        values = load(staged, far(place))
+                        for q in range(vector):
+                            window[column * vector + q] = values[q]
                     for p in range(pixels):
                         for v in range(K):
                             column = p + (K - 1 - v) * dilation
-                            weight = weights[far(first_weight + column * groups * K + v)]
+                            place = first_weight + u * row_of_taps + column * groups * K + v
+                            weight = staged[far(place)]
                             for q in range(vector):
                                 sums[p * vector + q] += weight * window[column * vector + q]
                 else:
+                    own_weights = start + (tz * K + u) * row_of_taps + g * K
                     for p in range(pixels):
                         for v in range(K):
-                            first = s + p + before - v * dilation
-                            j = at(first) // stride
-                            if first >= 0 and at(first) % stride == 0 and j < Wo:
-                                pixel = tz * seen + j - first_j
-                                weight = weights[at((pixel * groups + g) * K + v)]
-                                values = load(dy, at((seen_by * Wo + j) * C + c))
+                            first = at(s + p + before - v * dilation)
+                            j = at(first // stride)
+                            if first % stride == 0 and j < Wo:
+                                column = at(j - left)
+                                weight = staged[at(own_weights + column * groups * K + v)]
+                                values = load(staged, at(own_line + column * pixel_step))
                                 for q in range(vector):
                                     sums[p * vector + q] += weight * values[q]
-        if mine:
-            n, r = at(row) // H, at(row) % H
-            for p in range(pixels):
-                if s + p < W:
-                    if has_also:
-                        i, j = at(r) // stride, at(s + p) // stride
-                        high = stride if (i + 1) * stride <= H else H - i * stride
-                        across = stride if (j + 1) * stride <= W else W - j * stride
-                        values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
-                        for q in range(vector):
-                            sums[p * vector + q] += values[q] / dtype(high * across)
-                    store(dx, at((row * W + s + p) * C + c), sums, p * vector)
+        first_dx = ((n * H + r) * W + s) * C + c
+        for p in range(pixels):
+            if s + p < W:
+                if has_also:
+                    i, j = at(r) // stride, at(s + p) // stride
+                    high_cell = stride if (i + 1) * stride <= H else H - i * stride
+                    across_cell = stride if (j + 1) * stride <= W else W - j * stride
+                    values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
+                    for q in range(vector):
+                        sums[p * vector + q] += values[q] / dtype(high_cell * across_cell)
+                store(dx, far(first_dx + p * C), sums, p * vector)
 
     return involution_image_gradient
 
 
 @lru_cache
-def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, block: Block) -> Any:
+def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, block_rows, pixels, _ = block
-    wide = block.wide
+    lanes, strips, tile_rows, pixels, groups = tile
+    wide, threads = tile.wide, tile.threads
+    high = -(-Ho // tile_rows)  # tiles in a column
+    part, part_dy = _chunk(tile, sizes)
+    pixel_step, line, line_dy = part.pixel, part.line, part_dy.line
+    start_dy = part.size
+    channels = part.channels // groups  # of a group, at once
     taps = K * K
-    run = lanes * taps  # of a pixel
-    columns = (pixels - 1) * stride + (K - 1) * dilation + 1
+    run = groups * taps  # of a pixel
+    columns = _columns(tile, sizes)
     owned, read, weighed = pixels * vector, columns * vector, pixels * K
-    stage = staging(block_rows * wide * run, dtype)
+    stage = staging(max(part.size + part_dy.size, tile_rows * wide * run), dtype)
+    stage_image = _stage_image((H, W, C), part, vector, threads, dtype)
+    stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads, dtype)
     load, _ = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit
-    def involution_kernel_gradient(dy, x, dkernel, rows):
+    def involution_kernel_gradient(dy, x, dkernel):
         staged = stage()
         sums = cuda.local.array(weighed, dtype)
         window = cuda.local.array(read, dtype)
         gradient = cuda.local.array(owned, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
-        first_row = cuda.blockIdx.x * block_rows
+        u, g = at(tx) % K, at(tx) // K
+        t = (tz * strips + ty) * lanes + tx
+        n, first_i = at(cuda.blockIdx.x) // high, at(cuda.blockIdx.x) % high * tile_rows
         first_j = cuda.blockIdx.y * wide
-        first_g = cuda.blockIdx.z * lanes
-        row, j, g = first_row + tz, first_j + ty * pixels, first_g + tx
-        n, i = at(row) // Ho, at(row) % Ho
-        left = j * stride - before
-        first_sum = ((tz * wide + ty * pixels) * lanes + tx) * taps
-        if row < rows and j < Wo and g < G:
-            for u in range(K):
-                r = i * stride + u * dilation - before
-                on_image = r >= 0 and r < H
-                first_x = ((n * H + r) * W + left) * C + g * per_group
-                first_dy = (row * Wo + j) * C + g * per_group
-                for e in range(weighed):
-                    sums[e] = zero
-                for c in range(0, per_group, vector):
-                    for column in range(columns):
-                        if on_image and at(left + column) < W:
-                            values = load(x, far(first_x + c + column * C))
-                            for q in range(vector):
-                                window[column * vector + q] = values[q]
-                        else:
-                            for q in range(vector):
-                                window[column * vector + q] = zero
-                    for p in range(pixels):
-                        if j + p < Wo:
-                            values = load(dy, far(first_dy + c + p * C))
-                            for q in range(vector):
-                                gradient[p * vector + q] = values[q]
-                        else:
-                            for q in range(vector):
-                                gradient[p * vector + q] = zero
-                    for p in range(pixels):
-                        for v in range(K):
-                            for q in range(vector):
-                                column = p * stride + v * dilation
-                                product = gradient[p * vector + q] * window[column * vector + q]
-                                sums[p * K + v] += product
+        first_g = cuda.blockIdx.z * groups
+        top, left = first_i * stride - before, first_j * stride - before
+        end = min(C, (first_g + groups) * per_group)
+        first = (tz * stride + u * dilation) * line + ty * pixels * stride * pixel_step
+        first_dy = start_dy + tz * line_dy + ty * pixels * pixel_step
+        for e in range(weighed):
+            sums[e] = zero
+        for first_c in range(0, per_group, channels):
+            c = first_g * per_group + first_c
+            cuda.syncthreads()
+            stage_image(staged, 0, x, n, top, left, c, end, t)
+            stage_dy(staged, start_dy, dy, n, first_i, first_j, c, end, t)
+            cuda.syncthreads()
+            for k in range(0, channels, vector):
+                own = g * channels + k
+                for column in range(columns):
+                    values = load(staged, far(first + own + column * pixel_step))
+                    for q in range(vector):
+                        window[column * vector + q] = values[q]
+                for p in range(pixels):
+                    values = load(staged, far(first_dy + own + p * pixel_step))
+                    for q in range(vector):
+                        gradient[p * vector + q] = values[q]
                 for p in range(pixels):
                     for v in range(K):
-                        staged[far(first_sum + u * K + p * lanes * taps + v)] = sums[p * K + v]
+                        for q in range(vector):
+                            column = p * stride + v * dilation
+                            product = gradient[p * vector + q] * window[column * vector + q]
+                            sums[p * K + v] += product
         cuda.syncthreads()
-        if row < rows:
-            first = (row * Wo + first_j) * (G * taps) + first_g * taps
-            end = at((G - first_g) * taps)
-            e = at(ty * lanes + tx)
-            while e < wide * run:
-                pixel, k = at(e // run), at(e % run)
-                if at(first_j + pixel) < Wo and k < end:
-                    value = staged[far(tz * (wide * run) + e)]
-                    dkernel[far(first + at(pixel * (G * taps) + k))] = value
-                e = at(e + lanes * strips)
+        first_sum = ((tz * wide + ty * pixels) * groups + g) * taps + u * K
+        for p in range(pixels):
+            for v in range(K):
+                staged[far(first_sum + p * run + v)] = sums[p * K + v]
+        cuda.syncthreads()
+        e = at(t)
+        while e < wide * run:
+            k, j = at(e % run), at(first_j + e // run)
+            if j < Wo and k < at((G - first_g) * taps):
+                first = (((n * Ho + first_i) * Wo + j) * G + first_g) * taps + k
+                for r in range(tile_rows):
+                    if first_i + r < Ho:
+                        value = staged[far(e + r * (wide * run))]
+                        dkernel[far(first + r * (Wo * G * taps))] = value
+            e = at(e + threads)
 
     return involution_kernel_gradient
