@@ -16,6 +16,7 @@ Source: Griewank and Walther 2008, "Evaluating derivatives", section 3; Press et
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +162,13 @@ def gradcheck(
                     raise GradientMismatch(f"backward gave no gradient of {name}")
             return gradients
 
-        return _check(evaluate, differentiate, arrays, seed, rtol, elements, directions)
+        report = _check(evaluate, differentiate, arrays, seed, rtol, elements, directions)
+        if "need_dx" in inspect.signature(layer.backward).parameters:
+            dy = np.random.default_rng(seed).standard_normal(evaluate(arrays).shape)
+            gradients = {name: np.array(g) for name, g in differentiate(dy).items()}
+            layer.backward(dy, need_dx=False)  # as the first layer of a network is trained
+            _require_same(gradients, {name: p.grad for name, p in parameters.items()})
+        return report
     finally:
         kept.restore()
 
@@ -388,6 +395,14 @@ def _require_finite(what: str, array: np.ndarray) -> None:
     if bad.any():
         index = _largest(bad)
         raise GradientMismatch(f"{what} is not finite: {array[index]} at index {index}")
+
+
+def _require_same(gradients: dict[str, np.ndarray], without_dx: dict[str, Any]) -> None:
+    for name, found in without_dx.items():
+        expected = gradients[name]
+        close = 1e-9 * np.abs(expected).max(initial=0) + 1e-12
+        if found is None or not np.abs(found - expected).max(initial=0) <= close:
+            raise GradientMismatch(f"the gradient of {name} is another where need_dx is False")
 
 
 def _by_name(result: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:

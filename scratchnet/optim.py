@@ -14,7 +14,8 @@ from scratchnet.layers.base import Parameter
 class Optimizer:
     """What optimizers share: the trainable parameters, their memory by name, and a step count.
 
-    lr may be changed between steps, as a schedule does.
+    lr may be changed between steps, as a schedule does. Which parameters are trainable is asked
+    once, here.
     raises ValueError where there is nothing to train or the learning rate is not accepted
     """
 

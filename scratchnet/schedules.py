@@ -57,6 +57,8 @@ class CosineSchedule:
         check_number("CosineSchedule", "lr", self.lr, 0)
         check_positive_int("CosineSchedule", "steps", self.steps)
         check_number("CosineSchedule", "warmup", self.warmup, 0, self.steps)
+        if int(self.warmup) != self.warmup:
+            raise ValueError(f"CosineSchedule: warmup must be a whole number, got {self.warmup}")
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:

@@ -66,7 +66,8 @@ def fit(
     set.
 
     train, validation   images (N, H, W, C) uint8 and labels (N,)
-    schedule            learning rate for the step number, from 0; else optimizer.lr stays
+    schedule            learning rate for the number of steps that the optimizer has made; else
+                        optimizer.lr stays, or is that of last.npz
     augment             called on each batch of training images with a seeded generator
     scale, mean, std    pixels become (pixel * scale - mean) / std
     clip_norm           upper bound for the common norm of all gradients

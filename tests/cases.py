@@ -1107,3 +1107,12 @@ UPDATE_CASES: dict[str, UpdateCase] = {
         ),
     ),
 }
+
+# Sizes by which a fast backend shares its work out otherwise than by smaller ones: several images
+# for each task and whole vectors of channels, several blocks of groups, several images for each
+# thread of a narrow involution. In float32, whose kernels differ, and beside the reference alone.
+SHARED_OUT = [
+    ("conv2d", _conv2d(40, 12, 13, 3, G=1, per_group=16, out_per_group=48, padding="same")),
+    ("generated_involution", _generated_involution(18, 5, 4, 3, 1, 1, hidden=1)),
+    ("generated_involution", _generated_involution(1, 24, 25, 5, 6, 2, hidden=2)),
+]

@@ -267,3 +267,16 @@ def test_a_large_output_that_stays_hides_nothing():
     check_gradients(forward, backward, {"q": _x(4, 3)})
     with pytest.raises(GradientMismatch, match="gradient of q is wrong"):
         check_gradients(forward, lambda dy, q: backward(dy, q, 1.01), {"q": _x(4, 3)})
+
+
+def test_gradients_of_a_first_layer_are_checked_too():
+    class Halved(sn.Dense):
+        def backward(self, dy, need_dx=True):
+            dx = super().backward(dy, need_dx)
+            if not need_dx:
+                self.weight.grad = self.weight.grad / 2
+            return dx
+
+    layer = Halved(3, 2).to("reference")
+    with pytest.raises(GradientMismatch, match="weight is another where need_dx is False"):
+        gradcheck(layer, _x(4, 3))

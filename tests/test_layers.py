@@ -606,3 +606,23 @@ def test_a_layer_in_two_places_is_refused(inside):
 def test_a_seed_is_no_generator(make, rng):
     with pytest.raises(TypeError, match="rng must be a numpy.random.Generator"):
         make(rng)
+
+
+def test_a_subclass_runs_its_own_forward():
+    class Leaky(ReLU):
+        def forward(self, x, training=False):
+            return np.where(x > 0, x, x / 10)
+
+    conv = Conv2D(2, 3, 3)
+    model = Sequential(conv, Leaky())
+    x = np.random.default_rng(0).standard_normal((1, 5, 5, 2)).astype(np.float32)
+    np.testing.assert_array_equal(model.forward(x), Leaky().forward(conv.forward(x)))
+    assert model.forward(x).min() < 0
+
+
+def test_a_state_is_not_changed_by_training():
+    layer = Dense(2, 2)
+    state = layer.state()
+    kept = state["weight"].copy()
+    layer.weight.value += 1
+    np.testing.assert_array_equal(state["weight"], kept)

@@ -7,7 +7,7 @@ import checks
 import numpy as np
 import oracle
 import pytest
-from cases import CASES, UPDATE_CASES, generator
+from cases import CASES, SHARED_OUT, UPDATE_CASES, generator
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,6 +158,14 @@ def test_backward_is_the_adjoint_of_a_linear_forward(operator, backend, data):
 @drawn
 def test_euler_identity_of_a_homogeneous_forward(operator, backend, data):
     checks.check_homogeneous(get_backend(backend), operator, *_drawn(data, operator))
+
+
+@pytest.mark.parametrize(("operator", "sizes"), SHARED_OUT)
+def test_work_that_is_shared_out(operator, sizes):
+    arguments = CASES[operator].draw(sizes)
+    checks.check_parity(
+        get_backend("cpu"), reference, operator, arguments, np.float32, sizes["seed"]
+    )
 
 
 # Good manners

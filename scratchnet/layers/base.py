@@ -122,8 +122,8 @@ class Layer:
         return self
 
     def state(self) -> dict[str, np.ndarray]:
-        """Every parameter's value by name, running statistics included."""
-        return {p.name: p.to_host() for p in self.parameters()}
+        """A copy of every parameter's value by name, running statistics included."""
+        return {p.name: np.array(p.to_host()) for p in self.parameters()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Copy in what `state` of a like network returned.

@@ -13,8 +13,8 @@ class Sequential(Layer):
     """Layers one after the other; backward goes through them in reverse.
 
     A convolution that a ReLU, or a ReLU and a max pooling, follows runs as one operator, which
-    gives the same values without writing the arrays in between. `steps` is what runs, `layers`
-    what was asked for.
+    gives the same values, but for rounding, without writing the arrays in between. `steps` is what
+    runs, `layers` what was asked for.
     """
 
     def __init__(self, *layers: Layer):
@@ -98,10 +98,11 @@ def _fuse(layers: tuple[Layer, ...]) -> list[Layer]:
     i = 0
     while i < len(layers):
         run = layers[i : i + 3]
-        if not (len(run) > 1 and isinstance(run[0], Conv2D) and isinstance(run[1], ReLU)):
+        kinds = [type(layer) for layer in run]  # a subclass may compute something else
+        if kinds[:2] != [Conv2D, ReLU]:
             length = 1
         else:
-            length = 3 if len(run) == 3 and isinstance(run[2], MaxPool2D) else 2
+            length = 3 if kinds[2:] == [MaxPool2D] else 2
         if length > 1 and can_fuse(*run[:length]):
             steps.append(FusedConv2D(*run[:length]))
         else:
