@@ -8,7 +8,7 @@ A block owns a tile of one image's pixels and a slab of its channels. It first b
 read into shared memory: the part of the image under the tile's windows, zeros where the image ends,
 and the windows' weights, one number for each pixel, group and tap. Tiles are high as well as wide,
 as neighbouring windows share most of their pixels: a row of 32 pixels reads 8.3 pixels for each it
-owns at K = 7, a tile of 8 x 16 reads 2.4. `best_tile` counts what a tile reads of the caches and of
+owns at K = 7, a tile of 8 x 8 reads 3.1. `best_tile` counts what a tile reads of the caches and of
 shared memory, and takes the one with the least for what it owns.
 
 A thread owns a vector of 4 channels (1 where groups do not divide into fours) of PIXELS
@@ -138,8 +138,8 @@ class Meeting(NamedTuple):
     """Which rows of outputs meet a tile's rows, through which rows of taps; device functions.
 
     down       rows of outputs that the tile can meet
-    output_of  (first_row, r, u) -> the output that row r of the tile meets through taps u, and
-               whether there is such a one before the row `limit`, in a tuple
+    output_of  (first_row, r, u, limit) -> i, met: the output that row r of the tile meets through
+               taps u, and whether there is one, above row `limit`
     taps_of    (first_row, i) -> first, lowest, end: taps u of output i, from lowest up to end, meet
                row first + u * step of the tile
 
@@ -253,7 +253,7 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
             image.size + weights_size(tile, tile.wide, sizes) + fill.extra(tile.wide),
             image.moved + pixels * (tile.groups * taps + SECTOR),
             _words(tile, sizes),
-            -(-sizes.Ho // tile.rows) * -(-sizes.Wo // tile.wide) * -(-sizes.C // tile.lanes),
+            _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.C // sizes.vector),
         )
 
     return best_tile(_slab_tiles(sizes, sizes.Ho, sizes.Wo), costs, dtype)
@@ -270,7 +270,7 @@ def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
             image.size + weights_size(tile, image.across, sizes) + fill.extra(image.across),
             image.moved + image.across * weights,
             _words(tile, sizes._replace(stride=1)),
-            -(-sizes.H // tile.rows) * -(-sizes.W // tile.wide) * -(-sizes.C // tile.lanes),
+            _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector),
         )
 
     return best_tile(_slab_tiles(sizes, sizes.H, sizes.W), costs, dtype)
@@ -288,7 +288,7 @@ def kernel_tile(sizes: Sizes, dtype: np.dtype) -> Tile:
             sum(image.moved for image in images) * -(-per_group // CHANNELS)
             + pixels * (tile.groups * taps + SECTOR),
             (_columns(tile, sizes) + tile.pixels) * per_group,
-            -(-sizes.Ho // tile.rows) * -(-sizes.Wo // tile.wide) * -(-sizes.G // tile.groups),
+            _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.G * sizes.K),
         )
 
     most = max(1, min(sizes.G, CHANNELS // per_group))
@@ -326,6 +326,10 @@ def best_tile(tiles: Iterable[Tile], costs: Callable[[Tile], Costs], dtype: np.d
             "shared memory that the cuda backend stages them in: use a smaller kernel"
         )
     return best
+
+
+def _tiles_of(tile: Tile, H: int, W: int, lanes: int) -> int:
+    return -(-H // tile.rows) * -(-W // tile.wide) * -(-lanes // tile.lanes)
 
 
 def _columns(tile: Tile, sizes: Sizes) -> int:
