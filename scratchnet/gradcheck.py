@@ -350,7 +350,8 @@ class _Slope:
     ) -> tuple[float, float, bool]:
         best = None
         for h in _STEPS:
-            numeric, rounding = self._central(directions, h)
+            numeric, ends = self._central(directions, h)
+            rounding = self._rounding(ends, h)
             difference = abs(numeric - analytic)
             scale = max(reference, abs(numeric), abs(analytic))
             # Written so that a NaN does not fit.
@@ -361,9 +362,10 @@ class _Slope:
                 best = (numeric, difference)
         return best[0], np.inf, False
 
-    def _central(self, directions: dict[str, np.ndarray], h: float) -> tuple[float, float]:
-        """The slope, and what rounding can add: to the slope, ten units in the last place of the
-        largest y that moves, for each of them, over h; to the analytic sum, the same of all y."""
+    def _central(
+        self, directions: dict[str, np.ndarray], h: float
+    ) -> tuple[float, list[np.ndarray]]:
+        """The slope, and y at both ends."""
         ends = []
         for sign in (h, -h):
             moved = {
@@ -371,13 +373,20 @@ class _Slope:
                 for name, array in self.arrays.items()
             }
             ends.append(np.array(self.evaluate(moved)))
+        return float(np.sum(self.dy * (ends[0] - ends[1])) / (2 * h)), ends
+
+    def _rounding(self, ends: list[np.ndarray], h: float) -> float:
+        """What rounding can add to the difference of both derivatives.
+
+        To the numeric one, ten units in the last place of the largest y that moves, for each of
+        them, over h; to the analytic sum, the same of all y.
+        """
         moving = ends[0] != ends[1]
         units = [
             float(np.abs(y).max(initial=0) * np.linalg.norm(dy))
             for y, dy in ((ends[0][moving], self.dy[moving]), (ends[0], self.dy))
         ]
-        rounding = 10 * _EPSILON * (units[0] / h + units[1])
-        return float(np.sum(self.dy * (ends[0] - ends[1])) / (2 * h)), rounding
+        return 10 * _EPSILON * (units[0] / h + units[1])
 
 
 def _size(array: np.ndarray) -> float:
