@@ -362,9 +362,7 @@ class _Slope:
                 best = (numeric, difference)
         return best[0], np.inf, False
 
-    def _central(
-        self, directions: dict[str, np.ndarray], h: float
-    ) -> tuple[float, list[np.ndarray]]:
+    def _central(self, directions: dict[str, np.ndarray], h: float) -> tuple[float, list]:
         """The slope, and y at both ends."""
         ends = []
         for sign in (h, -h):

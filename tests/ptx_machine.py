@@ -620,6 +620,14 @@ def _dp2a(run: _Run, instruction: Instruction, left: str, right: str, more: str)
     return sums + (halves & np.uint32(0xFFFF)) * low + (halves >> np.uint32(16)) * high
 
 
+def _dp4a(run: _Run, instruction: Instruction, left: str, right: str, more: str) -> np.ndarray:
+    """The product of four bytes and four others."""
+    one, other, sums = (run.value(operand, TYPES["u32"]) for operand in (left, right, more))
+    for shift in (np.uint32(8 * i) for i in range(4)):
+        sums = sums + (one >> shift & np.uint32(255)) * (other >> shift & np.uint32(255))
+    return sums
+
+
 def _not(value: np.ndarray) -> np.ndarray:
     return np.logical_not(value) if value.dtype == bool else np.bitwise_not(value)
 
@@ -634,6 +642,7 @@ ARITHMETIC = {
     "bfi": _bfi,
     "prmt": _prmt,
     "dp2a": _dp2a,
+    "dp4a": _dp4a,
     "cvt": _cvt,
     "cvta": _plain(lambda address: address),  # every space has addresses of its own
 } | {
