@@ -13,7 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from scratchnet.data import Dataset
-from scratchnet.experiment import Experiment, Outcome, check_writable, run_experiment
+from scratchnet.experiment import (
+    Experiment,
+    Outcome,
+    check_writable,
+    previous_folder,
+    run_experiment,
+)
 from scratchnet.history import Epoch, History, write_text
 from scratchnet.layers import Layer
 from scratchnet.machine import gpu_name, machine, versions
@@ -67,7 +73,7 @@ def train(
         say(_epoch_line(epoch, experiment.epochs))
 
     if not resume and (Path(folder) / "last.npz").exists():
-        say(f"  the run that was here is kept in {Path(folder) / 'previous'}")
+        say(f"  the run that was here is kept in {previous_folder(Path(folder))}")
     outcome = run_experiment(experiment, data, folder, resume=resume, on_epoch=tell)
     if not told and not outcome.history.interrupted:
         say(f"  trained before, taken from {folder}")

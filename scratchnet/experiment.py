@@ -4,6 +4,7 @@ The folder holds `experiment.json` (what was asked for), `best.npz` and `last.np
 writes) and `history.json`; with these a run goes on where it stopped, or is taken as it is.
 """
 
+import itertools
 import json
 import math
 import tempfile
@@ -55,6 +56,8 @@ COMPACT_SCHEDULES = {
     "fashion-mnist": Schedule(14, 128, 3e-3),
     "cifar10": Schedule(20, 128, 3e-3),
 }
+
+RUN_FILES = ("experiment.json", "history.json", "best.npz", "last.npz")
 
 # What pixels of 0 to 255 become before a network sees them: (pixel * scale - mean) / std.
 PIXELS = {
@@ -164,7 +167,7 @@ def run_experiment(
     """Train the experiment's network on the data, and keep it in the folder.
 
     resume   go on from what the folder holds of the same experiment; more epochs may be asked for.
-             Else a run that is there moves into its folder `previous`
+             Else a run that is there moves into a folder beside it, `previous-1` and so on
     raises   what `fit` raises; CheckpointError where the folder holds another experiment
     """
     folder = Path(folder)
@@ -192,7 +195,8 @@ def run_experiment(
     )
     history.save(folder / "history.json")
     if goes_on:
-        _write_experiment(experiment, folder)
+        epochs = max(experiment.epochs, len(history.epochs))  # fewer may have been asked for
+        _write_experiment(replace(experiment, epochs=epochs), folder)
     with clock(f"{experiment.network}: predicting"):
         logits = predict(network, data.test, **PIXELS[experiment.pixels])
     return Outcome(experiment, network, history, logits.argmax(axis=1))
@@ -203,17 +207,21 @@ def _write_experiment(experiment: Experiment, folder: Path) -> None:
 
 
 def _move_aside(folder: Path) -> None:
-    """The files of a run with a checkpoint into `previous`, in place of what is there."""
-    names = ("experiment.json", "history.json", "best.npz", "last.npz")
-    kept = (folder / "best.npz").exists() or (folder / "last.npz").exists()
-    previous = folder / "previous"
-    if kept:
-        previous.mkdir(exist_ok=True)
-    for name in names:
-        if kept:
-            (previous / name).unlink(missing_ok=True)
-        if (folder / name).exists():
-            (folder / name).replace((previous if kept else folder) / name)
+    """The files of a run with a checkpoint into a new folder; what is left of one without, away."""
+    found = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if not any(path.suffix == ".npz" for path in found):
+        for path in found:
+            path.unlink()
+        return
+    previous = previous_folder(folder)
+    previous.mkdir()
+    for path in found:
+        path.replace(previous / path.name)
+
+
+def previous_folder(folder: Path) -> Path:
+    """Where the run that is in the folder moves when another is trained there."""
+    return next(path for n in itertools.count(1) if not (path := folder / f"previous-{n}").exists())
 
 
 def read_experiment(folder: str | Path) -> Experiment:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scratchnet.backends import get_backend
 from scratchnet.checkpoint import CheckpointError, check_arrays, load_checkpoint, save_checkpoint
-from scratchnet.checks import check_positive_int
+from scratchnet.checks import check_number, check_positive_int
 from scratchnet.data import Batches, Split
 from scratchnet.history import Epoch, History
 from scratchnet.layers import Layer, Residual, Sequential
@@ -114,7 +114,8 @@ def fit(
                 if step < run.step:
                     continue  # trained on before the interruption
                 if schedule is not None:
-                    optimizer.lr = float(schedule(optimizer.steps))
+                    rate = schedule(optimizer.steps)
+                    optimizer.lr = check_number("fit", "what schedule returns", rate, 0)
                 x, labels = ops.to_device(x), ops.to_device(labels)
                 value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
                 run.count(value, ops.count_correct(logits, labels), len(labels))

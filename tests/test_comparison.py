@@ -231,9 +231,17 @@ def test_every_data_set_has_a_schedule():
 
 def test_training_again_keeps_the_run_before(tmp_path):
     outcome = train(experiment(), tiny(), tmp_path)
-    train(replace(experiment(), seed=1), tiny(), tmp_path)
-    kept, network = load_trained(tmp_path / "previous" / "last.npz")
+    for seed in (1, 2):
+        train(replace(experiment(), seed=seed), tiny(), tmp_path)
+    kept, network = load_trained(tmp_path / "previous-1" / "last.npz")
     assert kept == experiment()
     for name, value in outcome.network.state().items():
         np.testing.assert_array_equal(network.state()[name], value)
-    assert load_trained(tmp_path)[0].seed == 1
+    assert load_trained(tmp_path / "previous-2")[0].seed == 1
+    assert load_trained(tmp_path)[0].seed == 2
+
+
+def test_resuming_with_fewer_epochs_changes_nothing(tmp_path):
+    train(experiment(), tiny(), tmp_path)
+    train(replace(experiment(), epochs=1), tiny(), tmp_path, resume=True)
+    assert load_trained(tmp_path)[0] == experiment()

@@ -626,3 +626,9 @@ def test_a_state_is_not_changed_by_training():
     kept = state["weight"].copy()
     layer.weight.value += 1
     np.testing.assert_array_equal(state["weight"], kept)
+
+
+def test_what_is_no_layer_is_refused():
+    for make in (lambda: Residual(3), lambda: Residual(ReLU(), 3), lambda: Sequential(ReLU)):
+        with pytest.raises(TypeError, match="takes layers, got"):
+            make()

@@ -628,3 +628,12 @@ def test_a_best_checkpoint_that_cannot_be_written_is_made_by_the_next_try(tmp_pa
     for model, name in ((one, "unbroken"), (other, "full")):
         load_model(model, tmp_path / name / "best.npz")
     same_state(snapshot(one), snapshot(other))
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), "a"])
+def test_what_a_schedule_returns_is_checked(rate):
+    model = network()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="what schedule returns must be a number"):
+        train(model, schedule=lambda step: rate)
+    same_state(before, snapshot(model))

@@ -137,11 +137,13 @@ class Layer:
     def add_parts(self, parts: dict[str, "Layer"]) -> None:
         """Make these layers the parts, and put their names before those of their parameters.
 
-        raises ValueError where a layer stands in two places: each remembers what its one backward
-        needs
+        raises TypeError for what is no layer; ValueError where one stands in two places: each
+        remembers what its one backward needs
         """
         seen: dict[int, str] = {}
         for name, part in parts.items():
+            if not isinstance(part, Layer):
+                raise TypeError(f"{type(self).__name__} takes layers, got {type(part).__name__}")
             for layer in part.and_parts():
                 if id(layer) in seen:
                     raise ValueError(

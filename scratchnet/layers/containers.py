@@ -19,9 +19,6 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer):
         super().__init__()
-        for layer in layers:
-            if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential takes layers, got {type(layer).__name__}")
         self.layers = layers
         self.add_parts({str(i): layer for i, layer in enumerate(layers)})
         self.steps = _fuse(layers)

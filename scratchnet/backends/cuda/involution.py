@@ -485,14 +485,14 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
     @cuda.jit(device=True)
     def stage_image(stage, start, image, n, top, left, first_c, end, t):
         values = cuda.local.array(vector, dtype)
-        part = at(t) // wide if parts > 1 else at(0)
-        e = at(t - part * wide)
-        while part < parts and e < wide:
+        own = at(t) // wide if parts > 1 else at(0)
+        e = at(t - own * wide)
+        while own < parts and e < wide:
             s, c = at(left + e // vectors), at(first_c + e % vectors * vector)
             limit = at(H) if s < W and c < end else at(0)
             first = ((n * H + top) * W + s) * C + c
             place = start + e // vectors * pixel_step + e % vectors * vector
-            for row in range(part, down, parts):
+            for row in range(own, down, parts):
                 for q in range(vector):
                     values[q] = zero
                 if at(top + row) < limit:
@@ -608,7 +608,6 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
         if r >= H or s >= W or c >= C:
             return
         g = at(c) // per_group - first_g
-        first = ty * pixels * pixel_step + tx * vector
         first_weight = start + tz * K * row_of_taps + (ty * pixels * groups + g) * K
         for e in range(owned):
             sums[e] = zero
@@ -618,9 +617,9 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
             if met % stride == 0 and i < Ho:
                 own_line = (i - top) * line + tx * vector
                 if stride == 1:
+                    first = own_line + ty * pixels * pixel_step
                     for column in range(columns):
-                        place = own_line + ty * pixels * pixel_step + column * pixel_step
-                        values = load(staged, far(place))
+                        values = load(staged, far(first + column * pixel_step))
                         for q in range(vector):
                             window[column * vector + q] = values[q]
                     for p in range(pixels):
