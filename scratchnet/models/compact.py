@@ -12,9 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scratchnet.initializers import generator
-from scratchnet.layers import Dense, GlobalAvgPool2D, Layer, MaxPool2D, Sequential
-from scratchnet.models.rednet import bottleneck, convolution_norm_relu
+from scratchnet.initializers import generator, he_normal
+from scratchnet.layers import (
+    BatchNorm,
+    Conv2D,
+    Dense,
+    GlobalAvgPool2D,
+    Layer,
+    MaxPool2D,
+    ReLU,
+    Sequential,
+)
+from scratchnet.models.rednet import EPS, MOMENTUM, bottleneck
 from scratchnet.models.report import CLASSES, INPUT_SHAPES, check_dataset
 
 
@@ -50,10 +59,11 @@ def compact_involution(dataset: str, *, rng: np.random.Generator | None = None) 
     plan = PLANS[dataset]
     channels = INPUT_SHAPES[dataset][2]
     layers: list[Layer] = []
-    for out in plan.stem:
-        layers += convolution_norm_relu(channels, out, 3, rng)
+    for number, out in enumerate(plan.stem, 1):
+        pool = [MaxPool2D(2)] if number == len(plan.stem) else []
+        convolution = Conv2D(channels, out, 3, padding=1, initializer=he_normal, rng=rng)
+        layers += [convolution, ReLU(), *pool, BatchNorm(out, MOMENTUM, EPS)]
         channels = out
-    layers.append(MaxPool2D(2))
     for stage, (blocks, mid, out) in enumerate(plan.stages):
         for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
