@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 _META = "__meta__"
+_TAKEN = (_META, "file", "allow_pickle")  # the last two are arguments of np.savez
 # What zipfile, zlib, NumPy and json raise for bytes that are not theirs; RuntimeError is for zip
 # methods and encryption, which a flipped bit can ask for.
 _UNREADABLE = (
@@ -28,16 +29,14 @@ def save_checkpoint(
     """Write the arrays and a JSON-able description to path, replacing what was there at once.
 
     The file is complete before it takes its name: a full disk or an interruption leaves the
-    previous checkpoint as it was. Returns the path. raises OSError where it cannot be written,
-    TypeError for an array of Python objects
+    previous checkpoint as it was. Returns the path. raises OSError where it cannot be written;
+    TypeError, ValueError for arrays, names or a description that such a file cannot keep
     """
     path = Path(path)
-    for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise TypeError(f"save_checkpoint: {name} holds Python objects, which need pickle")
+    _check_savable(arrays)
+    description = np.array(_description(meta))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    description = np.array(json.dumps(meta or {}))
     try:
         with partial.open("wb") as file:
             np.savez(file, **{_META: description}, **arrays)
@@ -47,6 +46,31 @@ def save_checkpoint(
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _check_savable(arrays: dict[str, np.ndarray]) -> None:
+    if not isinstance(arrays, dict):
+        raise TypeError(
+            "save_checkpoint: arrays must be a dictionary of arrays, such as network.state(), got "
+            f"{type(arrays).__name__}"
+        )
+    for name, array in arrays.items():
+        if not isinstance(name, str) or name in _TAKEN or name.endswith(".npy"):
+            raise ValueError(
+                f"save_checkpoint: an array is named {name!r}; accepted are strings other than "
+                f"{', '.join(_TAKEN)} that do not end in .npy"
+            )
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"save_checkpoint: {name} holds Python objects, which need pickle")
+
+
+def _description(meta: dict[str, Any] | None) -> str:
+    if not isinstance(meta, dict | None):
+        raise TypeError(f"save_checkpoint: meta must be a dictionary, got {type(meta).__name__}")
+    try:
+        return json.dumps(meta or {})
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"save_checkpoint: meta cannot be written as JSON: {error}") from None
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -157,7 +157,7 @@ def check_attention_kernel(
     check_like(op, "k", k, q.shape, q.dtype)
     _, H, W, C = q.shape
     geometry = _located(op, involution_geometry, H, W, K, 1, dilation)
-    check_groups(op, "the channel count", C, check_positive_int(op, "groups", groups))
+    check_groups(op, "the channel count", C, check_whole(op, "groups", groups))
     if position is not None:
         check_like(op, "position", position, (K, K, C), q.dtype)
     return geometry
@@ -226,8 +226,7 @@ def check_labels(op: str, logits: Any, labels: Any, label_smoothing: float) -> N
         raise ValueError(
             f"{op}: labels must lie in 0..{classes - 1}, got {low if low < 0 else high}"
         )
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"{op}: label_smoothing must lie in [0, 1), got {label_smoothing}")
+    check_fraction(op, "label_smoothing", label_smoothing)
 
 
 def check_update(update: str, value: Any, **arrays: Any) -> None:
@@ -237,20 +236,16 @@ def check_update(update: str, value: Any, **arrays: Any) -> None:
         check_like(update, name, array, value.shape, value.dtype)
 
 
-def check_rate(op: str, rate: float) -> None:
-    """The dropout rate lies in [0, 1)."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"{op}: rate must lie in [0, 1), got {rate}")
-
-
-def check_positive_int(owner: str, name: str, value: Any) -> int:
-    """A whole number of at least 1, as an int."""
+def check_whole(owner: str, name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least 1, or `least`, as an int."""
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(f"{owner}: {name} must be a whole number of at least 1, got {value!r}")
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(
+            f"{owner}: {name} must be a whole number of at least {least}, got {value!r}"
+        )
     return number
 
 

@@ -92,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except ERRORS as error:
         _complain(str(error))
+    except MemoryError as error:
+        _complain(f"not enough memory: {error or 'fewer images, or smaller batches, need less'}")
     except OSError as error:
         # A full disk is found while writing to a file that is open, and then has no name.
         _complain(f"{error.filename or 'a file could not be written'}: {error.strerror or error}")

@@ -142,7 +142,7 @@ def gradcheck(
         if hasattr(layer, "astype"):
             layer.astype(np.float64)
         before = _LayerState(layer)
-        parameters = {p.name: p for p in layer.parameters() if p.trainable}
+        parameters = {name: p for name, p in layer.named_parameters().items() if p.trainable}
         if "x" in parameters or len(parameters) < sum(p.trainable for p in layer.parameters()):
             raise ValueError("gradcheck: the names of the parameters must be unique and not x")
         arrays = {"x": np.array(x, np.float64, order="C")}

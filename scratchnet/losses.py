@@ -33,6 +33,8 @@ class SoftmaxCrossEntropy:
         return loss
 
     def backward(self, dloss: float = 1.0) -> np.ndarray:
+        if not hasattr(self, "probabilities"):
+            raise RuntimeError(f"{type(self).__name__}.backward needs a forward before it")
         return get_backend(self.backend).softmax_cross_entropy_backward(
             dloss, self.probabilities, self.labels, self.label_smoothing
         )

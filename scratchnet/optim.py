@@ -1,6 +1,6 @@
 """Optimizers; their equations stand in `backends/reference/updates.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +12,22 @@ from scratchnet.layers.base import Parameter
 
 
 class Optimizer:
-    """What optimizers share: the trainable parameters, their memory by name, and a step count.
+    """What optimizers share: the trainable parameters, their memory, and a step count.
 
     lr may be changed between steps, as a schedule does. Which parameters are trainable is asked
     once, here.
-    raises ValueError where there is nothing to train or the learning rate is not accepted
+    raises TypeError for what are no parameters; ValueError where there is nothing to train, one is
+    given twice, or the learning rate is not accepted
     """
 
     memory_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: Iterable[Parameter], lr: float):
-        self.parameters = [p for p in parameters if p.trainable]
+        owner = type(self).__name__
+        self.parameters = [p for p in _all_parameters(owner, parameters) if p.trainable]
         if not self.parameters:
-            raise ValueError(f"{type(self).__name__}: there are no trainable parameters")
-        self.lr = check_number(type(self).__name__, "lr", lr, 0)
+            raise ValueError(f"{owner}: there are no trainable parameters")
+        self.lr = check_number(owner, "lr", lr, 0)
         self.steps = 0
         self.backend = self.parameters[0].backend
         values = [p.value for p in self.parameters]
@@ -58,23 +60,18 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def state(self) -> dict[str, np.ndarray]:
-        """The step count and the memory, by name.
-
-        raises ValueError where two parameters share a name, as those of separate networks may
+        """The step count, and the memory of each parameter by its place among them: "m.0" is Adam's
+        m of the first.
         """
         to_host = get_backend(self.backend).to_host
         named = {name: to_host(array) for name, array in self._named_memory().items()}
         return {"steps": np.array(self.steps), **named}
 
     def _named_memory(self) -> dict[str, Any]:
-        names = [parameter.name for parameter in self.parameters]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{type(self).__name__}: two parameters are named {name}")
         return {
-            f"{name}.{parameter.name}": array
+            f"{name}.{place}": array
             for name, arrays in self.memory.items()
-            for parameter, array in zip(self.parameters, arrays, strict=True)
+            for place, array in enumerate(arrays)
         }
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
@@ -125,7 +122,7 @@ class Adam(Optimizer):
     ):
         super().__init__(parameters, lr)
         owner = type(self).__name__
-        if len(betas) != 2:
+        if not isinstance(betas, Sequence) or len(betas) != 2:
             raise ValueError(f"{owner}: betas must be two numbers, got {betas!r}")
         self.betas = tuple(check_fraction(owner, "betas", beta) for beta in betas)
         self.eps = check_number(owner, "eps", eps, 0, above=True)
@@ -159,6 +156,7 @@ def clip_gradients(parameters: Iterable[Parameter], max_norm: float) -> float:
     raises ValueError where max_norm is not above 0
     """
     check_number("clip_gradients", "max_norm", max_norm, 0, above=True)
+    parameters = _all_parameters("clip_gradients", parameters)
     parameters = [p for p in parameters if p.trainable and p.grad is not None]
     if not parameters:
         return 0.0
@@ -167,3 +165,17 @@ def clip_gradients(parameters: Iterable[Parameter], max_norm: float) -> float:
     if norm > max_norm:
         ops.scale_all(grads, max_norm / norm)
     return norm
+
+
+def _all_parameters(owner: str, parameters: Iterable[Parameter]) -> list[Parameter]:
+    """A list of what is a parameter each, and each once."""
+    given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
+    for parameter in given:
+        if not isinstance(parameter, Parameter):
+            raise TypeError(
+                f"{owner}: parameters must be those of a network, as network.parameters() lists "
+                f"them, got {type(parameter).__name__}"
+            )
+    if len({id(parameter) for parameter in given}) < len(given):
+        raise ValueError(f"{owner}: a parameter is given twice")
+    return given

@@ -12,7 +12,7 @@ restarts (cosine); Goyal et al. 2017, section 2.2 (warm-up).
 import math
 from dataclasses import dataclass
 
-from scratchnet.checks import check_number, check_positive_int
+from scratchnet.checks import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class StepSchedule:
 
     def __post_init__(self) -> None:
         check_number("StepSchedule", "lr", self.lr, 0)
-        check_positive_int("StepSchedule", "every", self.every)
+        check_whole("StepSchedule", "every", self.every)
         check_number("StepSchedule", "factor", self.factor, 0)
 
     def __call__(self, step: int) -> float:
@@ -55,7 +55,7 @@ class CosineSchedule:
 
     def __post_init__(self) -> None:
         check_number("CosineSchedule", "lr", self.lr, 0)
-        check_positive_int("CosineSchedule", "steps", self.steps)
+        check_whole("CosineSchedule", "steps", self.steps)
         check_number("CosineSchedule", "warmup", self.warmup, 0, self.steps)
         if int(self.warmup) != self.warmup:
             raise ValueError(f"CosineSchedule: warmup must be a whole number, got {self.warmup}")

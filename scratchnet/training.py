@@ -6,7 +6,6 @@ step and resumed ends in the same bits as an unbroken one.
 
 import copy
 import math
-import operator
 import os
 import signal
 import threading
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from scratchnet.backends import get_backend
 from scratchnet.checkpoint import CheckpointError, check_arrays, load_checkpoint, save_checkpoint
-from scratchnet.checks import check_number, check_positive_int
+from scratchnet.checks import check_number, check_whole
 from scratchnet.data import Batches, Split
 from scratchnet.history import Epoch, History
 from scratchnet.layers import Layer, Residual, Sequential
@@ -73,13 +72,14 @@ def fit(
     clip_norm           upper bound for the common norm of all gradients
     seed                of the order of images and of augmentation
     on_epoch            called after each epoch, after its checkpoint is written
-    raises              TrainingDiverged where the loss is not finite; ValueError for bad
-                        settings or data; CheckpointError where last.npz is of another run;
+    raises              TrainingDiverged where the loss is not finite; ValueError, TypeError for
+                        bad settings or data; CheckpointError where last.npz is of another run;
                         OSError where run_dir cannot be written
     """
-    epochs = check_positive_int("fit", "epochs", epochs)
-    batch_size = check_positive_int("fit", "batch_size", batch_size)
-    seed = operator.index(seed)
+    epochs = check_whole("fit", "epochs", epochs)
+    batch_size = check_whole("fit", "batch_size", batch_size)
+    seed = check_whole("fit", "seed", seed, 0)
+    _check_parts(model, optimizer, loss, schedule=schedule, augment=augment, on_epoch=on_epoch)
     _check_data(model, train=train, validation=validation)
     loss = loss or SoftmaxCrossEntropy().to(model.backend)
     pixels = {"scale": scale, "mean": mean, "std": std}
@@ -175,7 +175,16 @@ def predict(
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many images of each true class (row) were given each class (column): (classes,) * 2."""
+    """How many images of each true class (row) were given each class (column): (classes,) * 2.
+
+    raises ValueError for a label, or a prediction, outside 0 .. classes - 1
+    """
+    for name, given in (("labels", labels), ("predicted", predicted)):
+        if np.size(given) and not (0 <= np.min(given) and np.max(given) < classes):
+            raise ValueError(
+                f"confusion_matrix: {name} must lie in 0..{classes - 1}, got {np.min(given)} to "
+                f"{np.max(given)}"
+            )
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, predicted), 1)
     return counts
@@ -423,6 +432,28 @@ def _train_step(
             clip_gradients(model.parameters(), clip_norm)
         optimizer.step()
     return value, logits
+
+
+def _check_parts(
+    model: Layer, optimizer: Optimizer, loss: SoftmaxCrossEntropy | None, **functions: Any
+) -> None:
+    """The model, its optimizer and what else is given are of their kinds, and fit together."""
+    for name, part, kind in (("model", model, Layer), ("optimizer", optimizer, Optimizer)):
+        if not isinstance(part, kind):
+            raise TypeError(
+                f"fit: {name} must be of the kind {kind.__name__}, got {type(part).__name__}"
+            )
+    if not (loss is None or hasattr(loss, "forward") and hasattr(loss, "backward")):
+        raise TypeError(
+            f"fit: loss must have forward and backward, as SoftmaxCrossEntropy has, got {loss!r}"
+        )
+    for name, function in functions.items():
+        if not (function is None or callable(function)):
+            raise TypeError(f"fit: {name} must be a function, got {function!r}")
+    learned = {id(parameter) for parameter in model.parameters()}
+    for parameter in optimizer.parameters:
+        if id(parameter) not in learned:
+            raise ValueError(f"fit: the optimizer has {parameter!r}, which is not of the model")
 
 
 def _check_data(model: Layer, **splits: Split | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchnet import CheckpointError, checkpoint, load_checkpoint, save_checkpoint
+from scratchnet import CheckpointError, Dense, checkpoint, load_checkpoint, save_checkpoint
 from scratchnet.checkpoint import check_arrays
 
 ARRAYS = {
@@ -47,6 +47,30 @@ def test_numbers_survive_to_the_last_bit(tmp_path):
 def test_a_name_without_npz_is_kept(tmp_path):
     path = save_checkpoint(tmp_path / "weights", ARRAYS)
     assert path.exists() and load_checkpoint(path)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "meta", "error", "message"),
+    [
+        (
+            {"b.npy": np.ones(1)},
+            None,
+            ValueError,
+            "an array is named 'b.npy'; accepted are",
+        ),
+        ({"file": np.ones(1)}, None, ValueError, "an array is named 'file'"),
+        ({"allow_pickle": np.ones(1)}, None, ValueError, "an array is named 'allow_pickle'"),
+        ({"__meta__": np.ones(1)}, None, ValueError, "an array is named '__meta__'"),
+        ({3: np.ones(1)}, None, ValueError, "an array is named 3"),
+        (Dense(2, 2), None, TypeError, r"such as network\.state\(\), got Dense"),
+        ({}, [1], TypeError, "meta must be a dictionary, got list"),
+        ({}, {"x": np.ones(1)}, TypeError, "meta cannot be written as JSON: .* ndarray"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(tmp_path, arrays, meta, error, message):
+    with pytest.raises(error, match=f"save_checkpoint: .*{message}"):
+        save_checkpoint(tmp_path / "new" / "a.npz", arrays, meta)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_pickle_is_written_or_read(tmp_path):

@@ -208,6 +208,9 @@ def test_errors_of_the_data_and_of_the_disk_are_one_sentence(capsys, monkeypatch
     def no_space(*args, **kwargs):
         raise OSError(28, "No space left on device", "runs/glyphs/last.npz")
 
+    def no_memory(*args, **kwargs):
+        raise MemoryError("Unable to allocate 73 GiB")
+
     def no_data(*args, **kwargs):
         raise data.DataError("MNIST is not in there: put it there")
 
@@ -217,6 +220,9 @@ def test_errors_of_the_data_and_of_the_disk_are_one_sentence(capsys, monkeypatch
     monkeypatch.setattr(cli, "compare", no_space)
     told = failed(capsys, *QUICK)
     assert told == "scratchnet: runs/glyphs/last.npz: No space left on device\n"
+    monkeypatch.setattr(cli, "compare", no_memory)
+    told = failed(capsys, *QUICK)
+    assert told == "scratchnet: not enough memory: Unable to allocate 73 GiB\n"
     monkeypatch.setattr(data, "load", no_data)
     assert "put it there" in failed(capsys, *QUICK)
     monkeypatch.setattr(data, "load", busy)

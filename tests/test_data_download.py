@@ -187,6 +187,8 @@ def test_the_root_is_the_argument_then_the_environment_then_the_cache(tmp_path, 
     assert data.data_root() == tmp_path / "environment"
     monkeypatch.delenv("SCRATCHNET_DATA")
     assert data.data_root().name == "scratchnet"
+    with pytest.raises(TypeError, match="root must be a folder's path, got 3"):
+        data.data_root(3)
 
 
 def test_the_first_images_on_request(tmp_path, digits):

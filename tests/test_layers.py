@@ -317,6 +317,19 @@ def test_names_of_parameters():
     assert [p.name for p in shortcut] == ["shortcut.weight", "shortcut.bias"]
 
 
+def test_layers_that_stand_in_two_networks_keep_their_names_in_each():
+    first = small_network()
+    names, before = list(first.state()), first.state()
+    second = Sequential(Flatten(), *first.layers[:4])
+    assert list(first.state()) == list(first.named_parameters()) == names
+    assert list(second.state())[:3] == ["1.weight", "1.bias", "4.body.0.weight"]
+    assert second.parameters()[0].name == "1.weight"
+    for p in first.parameters():
+        p.value[...] = 0
+    first.load_state(before)
+    np.testing.assert_array_equal(second.state()["1.weight"], before["0.weight"])
+
+
 def test_leaves_are_the_layers_without_parts_in_order():
     kinds = [type(layer).__name__ for layer in small_network().leaves()]
     assert kinds == (
@@ -543,8 +556,9 @@ IMAGE = normal(2, 6, 6, 4)
         (lambda: MaxPool2D(2, padding=2), "padding must be smaller than the window of 2"),
         (lambda: AvgPool2D(2, stride=-1), "stride must be a whole number of at least 1"),
         (lambda: Dense(3, True), "out_features must be a whole number"),
-        (lambda: Dropout(1), r"rate must lie in \[0, 1\), got 1"),
-        (lambda: Dropout(np.nan), r"rate must lie in \[0, 1\), got nan"),
+        (lambda: Dropout(1), r"rate must be a number in \[0, 1\), got 1"),
+        (lambda: Dropout("a"), r"rate must be a number in \[0, 1\), got 'a'"),
+        (lambda: Dropout(np.nan), r"rate must be a number in \[0, 1\), got nan"),
     ],
 )
 def test_settings_that_are_refused(make, message):

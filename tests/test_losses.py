@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scratchnet import SoftmaxCrossEntropy
 from scratchnet.backends import BACKENDS
+from scratchnet.losses import SoftmaxTwiceCrossEntropy
 
 LOGITS = np.log(np.array([[1, 2, 5], [4, 4, 2]], np.float32))
 LABELS = np.array([2, 0])
@@ -83,3 +84,9 @@ def test_bad_label_smoothing(smoothing):
 def test_unknown_backends_are_refused():
     with pytest.raises(ValueError, match="backend must be one of"):
         SoftmaxCrossEntropy().to("gpu")
+
+
+@pytest.mark.parametrize("kind", [SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy])
+def test_backward_needs_a_forward(kind):
+    with pytest.raises(RuntimeError, match=f"{kind.__name__}.backward needs a forward before it"):
+        kind().backward()

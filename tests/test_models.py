@@ -172,6 +172,8 @@ def test_summary_shows_both_branches_of_a_residual_block():
 def test_summary_refuses_an_input_that_does_not_fit():
     with pytest.raises(ValueError, match=r"Conv2D: a sample must have shape \(H, W, 1\)"):
         summary(network("mnist", "convolution"), (28, 28, 3))
+    with pytest.raises(TypeError, match=r"input_shape must be such as \(28, 28, 1\), got 28"):
+        summary(network("mnist", "convolution"), 28)
 
 
 # Li et al. 2021, table 1, gives 9.2, 12.4, 15.5, 25.6 and 34.0 million; the exact counts and the

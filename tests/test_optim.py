@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchnet import SGD, Adam, AdamW, CheckpointError, Parameter, clip_gradients
+from scratchnet import SGD, Adam, AdamW, CheckpointError, Dense, Parameter, clip_gradients
 from scratchnet.backends import BACKENDS
 
 LRS = st.floats(1e-4, 1.0)
@@ -188,17 +188,31 @@ def test_the_state_continues_bit_for_bit(make, backend):
 
 def test_a_state_that_does_not_fit_is_refused():
     state = Adam([parameter([1.0, 2.0])]).state()
-    assert set(state) == {"steps", "m.weight", "v.weight"}
-    with pytest.raises(CheckpointError, match=r"m\.weight has shape \(2,\) instead of \(1,\)"):
+    assert set(state) == {"steps", "m.0", "v.0"}
+    with pytest.raises(CheckpointError, match=r"m\.0 has shape \(2,\) instead of \(1,\)"):
         Adam([parameter([1.0])]).load_state(state)
-    with pytest.raises(CheckpointError, match="velocity.weight is missing"):
+    with pytest.raises(CheckpointError, match="velocity.0 is missing"):
         SGD([parameter([1.0, 2.0])], 0.1).load_state(state)
 
 
-def test_parameters_of_one_name_cannot_be_told_apart_in_a_state():
-    optimizer = Adam([parameter([1.0]), parameter([2.0])])
-    with pytest.raises(ValueError, match="two parameters are named weight"):
-        optimizer.state()
+def test_parameters_of_one_name_are_told_apart_by_their_place():
+    first, second = parameter([1.0]), parameter([2.0])
+    optimizer = SGD([first, second], 0.1, momentum=0.9)
+    first.grad, second.grad = np.array([3.0]), np.array([4.0])
+    optimizer.step()
+    state = optimizer.state()
+    assert (state["velocity.0"], state["velocity.1"]) == (3.0, 4.0)
+
+
+def test_what_are_no_parameters_is_refused():
+    network = Dense(2, 2)
+    for wrong, got in ((network, "Dense"), ([np.ones(2)], "ndarray"), (3, "int")):
+        with pytest.raises(TypeError, match=rf"network\.parameters\(\).* got {got}"):
+            Adam(wrong)
+    with pytest.raises(ValueError, match="Adam: a parameter is given twice"):
+        Adam(network.parameters() * 2)
+    with pytest.raises(TypeError, match="clip_gradients: parameters .* got Dense"):
+        clip_gradients(network, 1.0)
 
 
 def test_a_step_without_gradients_names_the_parameter():
@@ -228,6 +242,7 @@ def test_bad_learning_rates(make, number):
         (lambda p: Adam(p, betas=(1, 0.9)), r"Adam: betas must be a number in \[0, 1\), got 1"),
         (lambda p: Adam(p, betas=(0.9, math.nan)), "Adam: betas must be a number"),
         (lambda p: Adam(p, betas=(0.9,)), "Adam: betas must be two numbers"),
+        (lambda p: Adam(p, betas=0.9), "Adam: betas must be two numbers, got 0.9"),
         (lambda p: Adam(p, eps=0), "Adam: eps must be a number above 0"),
         (lambda p: AdamW(p, weight_decay=math.nan), "AdamW: weight_decay must be a number"),
         (lambda p: Adam([]), "Adam: there are no trainable parameters"),

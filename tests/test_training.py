@@ -37,6 +37,7 @@ from scratchnet import (
 )
 from scratchnet.backends import BACKENDS
 from scratchnet.data import DataError, RandomShift, Split
+from scratchnet.training import confusion_matrix
 
 CLASSES = 3
 
@@ -191,7 +192,7 @@ def test_warming_up_leaves_no_trace():
     assert seconds > 0
     same_state(before, snapshot(model))
     assert str(model.generators()[0].bit_generator.state) == generator
-    assert optimizer.steps == 0 and not optimizer.state()["m.1.weight"].any()
+    assert optimizer.steps == 0 and not optimizer.state()["m.0"].any()
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -479,12 +480,27 @@ def with_labels(split, *labels):
         ({"scale": np.nan}, ValueError, "scale"),
         ({"std": 0}, ValueError, "std"),
         ({"resume": True}, ValueError, "fit: resume needs run_dir"),
+        ({"seed": -1}, ValueError, "fit: seed must be a whole number of at least 0, got -1"),
+        ({"seed": 1.5}, ValueError, "fit: seed must be a whole number"),
+        ({"model": 3}, TypeError, "fit: model must be of the kind Layer, got int"),
+        ({"optimizer": None}, TypeError, "fit: optimizer must be of the kind Optimizer, got"),
+        (
+            {"optimizer": Adam(Dense(2, 3).parameters())},
+            ValueError,
+            r"fit: the optimizer has Parameter\(weight, \(2, 3\), float32\), which is not of the",
+        ),
+        ({"loss": 3}, TypeError, "fit: loss must have forward and backward"),
+        ({"augment": "flip"}, TypeError, "fit: augment must be a function, got 'flip'"),
+        ({"augment": lambda images, rng: None}, ValueError, "augment must return images of shape"),
+        ({"schedule": 0.1}, TypeError, "fit: schedule must be a function"),
+        ({"scale": "a"}, TypeError, "scale is 'a', accepted are numbers"),
     ],
 )
 def test_bad_input_is_refused_before_anything_changes(changes, error, message):
     model = network()
     before = snapshot(model)
     arguments = {
+        "model": model,
         "train": TRAIN,
         "validation": VALIDATION,
         "epochs": 1,
@@ -492,8 +508,17 @@ def test_bad_input_is_refused_before_anything_changes(changes, error, message):
         "optimizer": Adam(model.parameters()),
     }
     with pytest.raises(error, match=message):
-        fit(model, **(arguments | changes))
+        fit(**(arguments | changes))
     same_state(before, snapshot(model))
+
+
+def test_confusion_counts_and_refuses_other_classes():
+    counts = confusion_matrix(np.array([0, 1, 1]), np.array([0, 2, 2]), 3)
+    assert counts.tolist() == [[1, 0, 0], [0, 0, 2], [0, 0, 0]]
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1, got 0 to 2"):
+        confusion_matrix(np.array([0, 2]), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match=r"predicted must lie in 0\.\.1, got -1 to 1"):
+        confusion_matrix(np.array([0, 1]), np.array([-1, 1]), 2)
 
 
 def test_data_that_is_no_data_set():
@@ -556,7 +581,7 @@ def head(*layers):
     ("other", "message"),
     [
         (head(Dropout(0.5)), "of a network with 0 layers that draw random numbers, not 1"),
-        (head(ReLU()), "does not fit the optimizer in .*last.npz: m.2.weight is missing"),
+        (head(ReLU()), "does not fit the network: 2.weight is missing"),
     ],
 )
 def test_resuming_another_network_is_refused(tmp_path, other, message):

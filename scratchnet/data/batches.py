@@ -75,8 +75,17 @@ class Batches:
             chosen = batch if order is None else order[batch]
             images = self.split.images[chosen]
             if self.augment is not None:
-                images = self.augment(images, self.rng)
+                images = self._augmented(images)
             yield self._normalised(images), self.split.labels[chosen].copy()
+
+    def _augmented(self, images: np.ndarray) -> np.ndarray:
+        changed = self.augment(images, self.rng)
+        if not isinstance(changed, np.ndarray) or changed.shape != images.shape:
+            got = getattr(changed, "shape", type(changed).__name__)
+            raise ValueError(
+                f"Batches: augment must return images of shape {images.shape}, it returned {got}"
+            )
+        return changed
 
     def _normalised(self, images: np.ndarray) -> np.ndarray:
         x = np.multiply(images.reshape(len(images), -1), self._factor, dtype=np.float32)
@@ -86,7 +95,10 @@ class Batches:
 
 
 def _per_channel(name: str, value: ArrayLike, channels: int) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"Batches: {name} is {value!r}, accepted are numbers") from None
     if array.shape not in ((), (1,), (channels,)):
         raise ValueError(
             f"Batches: {name} has shape {array.shape}, accepted are one number "

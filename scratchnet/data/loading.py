@@ -18,6 +18,8 @@ NAMES = ("glyphs", *SOURCES)
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of the data sets: `root`, else $SCRATCHNET_DATA, else the platform's cache."""
     if root is not None:
+        if not isinstance(root, str | os.PathLike):
+            raise TypeError(f"root must be a folder's path, got {root!r}")
         return Path(root).expanduser()
     if os.environ.get("SCRATCHNET_DATA"):
         return Path(os.environ["SCRATCHNET_DATA"]).expanduser()

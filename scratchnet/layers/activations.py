@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratchnet.checks import check_rate
+from scratchnet.checks import check_fraction
 from scratchnet.initializers import generator
 from scratchnet.layers.base import Layer
 
@@ -32,7 +32,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, *, rng: np.random.Generator | None = None):
         super().__init__()
-        check_rate("Dropout", rate)
+        check_fraction("Dropout", "rate", rate)
         self.rate = rate
         rng = generator(rng)
         self.generator = np.random.default_rng(rng.integers(2**63))

@@ -6,7 +6,7 @@ kernel does in `backends/reference/involution.py`.
 
 import numpy as np
 
-from scratchnet.checks import check_groups, check_image, check_positive_int
+from scratchnet.checks import check_groups, check_image, check_whole
 from scratchnet.geometry import involution_geometry
 from scratchnet.initializers import generator
 from scratchnet.layers.base import Layer, Parameter
@@ -36,9 +36,9 @@ class WindowAttention2D(Layer):
     ):
         super().__init__()
         rng = generator(rng)
-        self.channels = check_positive_int("WindowAttention2D", "channels", channels)
-        self.groups = check_positive_int("WindowAttention2D", "groups", groups)
-        self.dilation = check_positive_int("WindowAttention2D", "dilation", dilation)
+        self.channels = check_whole("WindowAttention2D", "channels", channels)
+        self.groups = check_whole("WindowAttention2D", "groups", groups)
+        self.dilation = check_whole("WindowAttention2D", "dilation", dilation)
         check_groups("WindowAttention2D", "channels", channels, groups)
         involution_geometry(1, 1, kernel_size, 1, dilation)
         self.kernel_size = kernel_size

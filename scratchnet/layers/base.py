@@ -13,6 +13,7 @@ DEFAULT_BACKEND = "cpu"
 class Parameter:
     """A named array that a layer owns.
 
+    name        where it stands in what its layer was last put into, such as "4.body.0.weight"
     value       the array
     grad        the gradient of the loss with respect to it, like value; None before a backward
     backend     the backend whose array it is
@@ -78,7 +79,14 @@ class Layer:
 
     def parameters(self) -> list[Parameter]:
         """The layer's own parameters, then those of its parts."""
-        return [*self.own, *(p for part in self.parts.values() for p in part.parameters())]
+        return list(self.named_parameters().values())
+
+    def named_parameters(self) -> dict[str, Parameter]:
+        """The same by name, as seen from this layer, whatever else its parts stand in."""
+        named = {p.name.rpartition(".")[2]: p for p in self.own}
+        for name, part in self.parts.items():
+            named |= {f"{name}.{path}": p for path, p in part.named_parameters().items()}
+        return named
 
     def generators(self) -> list[np.random.Generator]:
         """The sources of randomness that a training forward draws from."""
@@ -123,19 +131,20 @@ class Layer:
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of every parameter's value by name, running statistics included."""
-        return {p.name: np.array(p.to_host()) for p in self.parameters()}
+        return {name: np.array(p.to_host()) for name, p in self.named_parameters().items()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Copy in what `state` of a like network returned.
 
         raises CheckpointError where names or shapes differ; then nothing is changed
         """
-        check_arrays("the network", state, {p.name: p.value for p in self.parameters()})
-        for parameter in self.parameters():
-            parameter.ops.copy_into(parameter.value, state[parameter.name])
+        named = self.named_parameters()
+        check_arrays("the network", state, {name: p.value for name, p in named.items()})
+        for name, parameter in named.items():
+            parameter.ops.copy_into(parameter.value, state[name])
 
     def add_parts(self, parts: dict[str, "Layer"]) -> None:
-        """Make these layers the parts, and put their names before those of their parameters.
+        """Make these layers the parts, and name their parameters by where they stand.
 
         raises TypeError for what is no layer; ValueError where one stands in two places: each
         remembers what its one backward needs
@@ -151,10 +160,9 @@ class Layer:
                         f"and {name}); make a layer for each"
                     )
                 seen[id(layer)] = name
-        for name, part in parts.items():
-            for parameter in part.parameters():
-                parameter.name = f"{name}.{parameter.name}"
         self.parts = parts
+        for name, parameter in self.named_parameters().items():
+            parameter.name = name
 
     def and_parts(self) -> Iterator["Layer"]:
         """This layer, its parts, their parts and so on."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratchnet.checks import check_groups, check_image, check_positive_int
+from scratchnet.checks import check_groups, check_image, check_whole
 from scratchnet.geometry import Padding, window_geometry
 from scratchnet.initializers import Initializer, generator, glorot_uniform
 from scratchnet.layers.base import Layer, Parameter
@@ -33,12 +33,12 @@ class Conv2D(Layer):
         rng: np.random.Generator | None = None,
     ):
         super().__init__()
-        self.in_channels = check_positive_int("Conv2D", "in_channels", in_channels)
-        self.out_channels = check_positive_int("Conv2D", "out_channels", out_channels)
-        self.kernel_size = check_positive_int("Conv2D", "kernel_size", kernel_size)
-        self.stride = check_positive_int("Conv2D", "stride", stride)
-        self.dilation = check_positive_int("Conv2D", "dilation", dilation)
-        self.groups = check_positive_int("Conv2D", "groups", groups)
+        self.in_channels = check_whole("Conv2D", "in_channels", in_channels)
+        self.out_channels = check_whole("Conv2D", "out_channels", out_channels)
+        self.kernel_size = check_whole("Conv2D", "kernel_size", kernel_size)
+        self.stride = check_whole("Conv2D", "stride", stride)
+        self.dilation = check_whole("Conv2D", "dilation", dilation)
+        self.groups = check_whole("Conv2D", "groups", groups)
         check_groups("Conv2D", "in_channels", in_channels, groups)
         check_groups("Conv2D", "out_channels", out_channels, groups)
         extent = dilation * (kernel_size - 1) + 1

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from scratchnet.checks import check_float_array, check_positive_int
+from scratchnet.checks import check_float_array, check_whole
 from scratchnet.initializers import Initializer, generator, glorot_uniform
 from scratchnet.layers.base import Layer, Parameter
 
@@ -26,8 +26,8 @@ class Dense(Layer):
         rng: np.random.Generator | None = None,
     ):
         super().__init__()
-        self.in_features = check_positive_int("Dense", "in_features", in_features)
-        self.out_features = check_positive_int("Dense", "out_features", out_features)
+        self.in_features = check_whole("Dense", "in_features", in_features)
+        self.out_features = check_whole("Dense", "out_features", out_features)
         shape = (in_features, out_features)
         self.weight = Parameter("weight", initializer(shape, generator(rng)))
         self.bias = Parameter("bias", np.zeros(out_features, np.float32)) if bias else None

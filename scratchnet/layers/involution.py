@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from scratchnet.checks import check_groups, check_image, check_positive_int
+from scratchnet.checks import check_groups, check_image, check_whole
 from scratchnet.geometry import involution_geometry
 from scratchnet.initializers import generator
 from scratchnet.layers.activations import ReLU
@@ -41,11 +41,11 @@ class Involution2D(Layer):
     ):
         super().__init__()
         rng = generator(rng)
-        self.channels = check_positive_int("Involution2D", "channels", channels)
-        self.groups = check_positive_int("Involution2D", "groups", groups)
-        self.reduction = check_positive_int("Involution2D", "reduction", reduction)
-        self.stride = check_positive_int("Involution2D", "stride", stride)
-        self.dilation = check_positive_int("Involution2D", "dilation", dilation)
+        self.channels = check_whole("Involution2D", "channels", channels)
+        self.groups = check_whole("Involution2D", "groups", groups)
+        self.reduction = check_whole("Involution2D", "reduction", reduction)
+        self.stride = check_whole("Involution2D", "stride", stride)
+        self.dilation = check_whole("Involution2D", "dilation", dilation)
         check_groups("Involution2D", "channels", channels, groups)
         involution_geometry(1, 1, kernel_size, stride, dilation)
         self.kernel_size = kernel_size

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scratchnet.checks import check_number, check_per_channel, check_positive_int
+from scratchnet.checks import check_number, check_per_channel, check_whole
 from scratchnet.layers.base import Layer, Parameter
 
 
@@ -19,7 +19,7 @@ class BatchNorm(Layer):
 
     def __init__(self, channels: int, momentum: float = 0.99, eps: float = 1e-3):
         super().__init__()
-        self.channels = check_positive_int("BatchNorm", "channels", channels)
+        self.channels = check_whole("BatchNorm", "channels", channels)
         self.momentum = check_number("BatchNorm", "momentum", momentum, 0, 1)
         self.eps = check_number("BatchNorm", "eps", eps, 0, above=True)
         self.gamma = Parameter("gamma", np.ones(channels, np.float32))

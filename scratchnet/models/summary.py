@@ -7,8 +7,11 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> str:
     """One line a layer, and the totals.
 
     input_shape   of one sample, without the batch axis
-    raises        ValueError where a layer does not take what the one before puts out
+    raises        TypeError for what is no shape; ValueError where a layer does not take what the
+                  one before puts out
     """
+    if not isinstance(input_shape, tuple | list):
+        raise TypeError(f"summary: input_shape must be such as (28, 28, 1), got {input_shape!r}")
     rows = [("input", _shape(input_shape), "", "")]
     rows += list(_rows(model, tuple(input_shape), 0))
     parameters = model.parameters()

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, flat, piece
 from scratchnet.backends.cpu.memory import empty
-from scratchnet.checks import check_float_array, check_rate
+from scratchnet.checks import check_float_array, check_fraction
 
 
 def dropout_forward(x: np.ndarray, rate: float, seed: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def dropout_forward(x: np.ndarray, rate: float, seed: int) -> np.ndarray:
     raises    ValueError, TypeError for another rate or dtype
     """
     check_float_array("dropout", "x", x)
-    check_rate("dropout", rate)
+    check_fraction("dropout", "rate", rate)
     y = empty(x.shape, x.dtype)
     _forward(flat(x), float(rate), np.uint64(seed), y.reshape(-1))
     return y

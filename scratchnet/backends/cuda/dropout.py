@@ -13,14 +13,14 @@ import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type, uniform
-from scratchnet.checks import check_float_array, check_rate
+from scratchnet.checks import check_float_array, check_fraction
 
 
 def dropout_forward(x: Array, rate: float, seed: int) -> Array:
     """x of any shape, rate in [0, 1), seed in [0, 2^64)  ->  like x."""
     x = on_device(x)
     check_float_array("dropout", "x", x)
-    check_rate("dropout", rate)
+    check_fraction("dropout", "rate", rate)
     y = empty(x.shape, x.dtype)
     kernel = _kernel(numba_type(x.dtype))
     scale = x.dtype.type(1 / (1 - rate))

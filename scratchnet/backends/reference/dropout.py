@@ -9,7 +9,7 @@ instead of in evaluation); the numbers are SplitMix64 of Steele, Lea and Flood 2
 
 import numpy as np
 
-from scratchnet.checks import check_float_array, check_rate
+from scratchnet.checks import check_float_array, check_fraction
 
 
 def dropout_forward(x: np.ndarray, rate: float, seed: int) -> np.ndarray:
@@ -22,7 +22,7 @@ def dropout_forward(x: np.ndarray, rate: float, seed: int) -> np.ndarray:
     raises    ValueError, TypeError for another rate or dtype
     """
     check_float_array("dropout", "x", x)
-    check_rate("dropout", rate)
+    check_fraction("dropout", "rate", rate)
     keep = uniform(seed, x.size).reshape(x.shape) >= rate
     return x * keep * x.dtype.type(1 / (1 - rate))
 
