@@ -516,12 +516,12 @@ def memory_traffic() -> plt.Figure:
 
 
 def gpu_tiles() -> plt.Figure:
-    """Chapter 11: what a block and a thread of the involution kernel own."""
+    """Chapter 11: what a block and a thread of the kernel `tiled` own."""
     figure, axes = canvas(8.6, 3.75)
     cell = 0.27
     x0, y0 = 0.3, 1.0
     image = np.full((7, 10), 0.05)
-    image[1:6, 1:7] = 0.22
+    image[2:5, 1:7] = 0.22
     grid(axes, x0, y0, image, cell, low=0, high=1)
     frame(axes, x0 + 2 * cell, y0 + 3 * cell, 4 * cell, cell, "black")
     frame(axes, x0 + 1.03 * cell, y0 + 2.03 * cell, 2.94 * cell, 2.94 * cell, BLUE, "-")
@@ -529,7 +529,7 @@ def gpu_tiles() -> plt.Figure:
     axes.text(
         x0, y0 + 7 * cell + 0.55, "image x, one group of channels", weight="bold", fontsize=10
     )
-    axes.text(x0, y0 + 7 * cell + 0.15, "black: a block's strip of 4 output pixels", fontsize=9)
+    axes.text(x0, y0 + 7 * cell + 0.15, "black: a block's pixels; grey: their windows", fontsize=9)
     axes.text(x0, y0 - 0.25, "window of pixel 0", color=BLUE, fontsize=9)
     axes.text(x0, y0 - 0.48, "window of pixel 1: new is one column", color=RED, fontsize=9)
     x1, side = 3.75, 0.34
