@@ -1,7 +1,9 @@
 """The IDX reader: what it accepts comes back bit for bit, everything else is refused by name."""
 
 import gzip
+import hashlib
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +137,16 @@ def test_a_set_of_another_size_is_refused(tmp_path):
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.zeros(2, np.uint8)))
     with pytest.raises(DataError, match=r"t10k-labels.*has shape \(2,\), accepted is \(3,\)"):
         read_idx_set(tmp_path, train=4, test=3, side=5)
+
+
+def test_files_of_another_set_with_the_same_names_are_told(tmp_path):
+    arrays = write_set(tmp_path)
+    sums = {name: hashlib.sha256(idx_bytes(a)).hexdigest() for name, a in arrays.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_idx_set(tmp_path, train=4, test=3, side=5, sums=sums)
+    other = arrays["train-images-idx3-ubyte"] ^ 1
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(other)))
+    with pytest.warns(UserWarning, match="train-images-idx3-ubyte.gz is not the published file"):
+        train, _ = read_idx_set(tmp_path, train=4, test=3, side=5, sums=sums)
+    np.testing.assert_array_equal(train.images[..., 0], other)

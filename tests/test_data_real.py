@@ -1,29 +1,11 @@
 """The real data sets, where SCRATCHNET_DATA points at a folder that holds them."""
 
-import hashlib
 import os
-import struct
 
 import numpy as np
 import pytest
 
 from scratchnet import data
-
-# SHA-256 of the uncompressed IDX payloads, which do not depend on how a file was gzipped.
-PAYLOADS = {
-    "mnist": {
-        "train images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "test images": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "test labels": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    "fashion-mnist": {
-        "train images": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train labels": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "test images": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "test labels": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-}
 
 
 @pytest.fixture
@@ -38,19 +20,11 @@ def load():
     return load_or_skip
 
 
-def payload(array):
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-@pytest.mark.parametrize("name", PAYLOADS)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_the_idx_sets_hold_the_published_bytes(load, name):
-    dataset = load(name)
-    for split_name in ("train", "test"):
-        split = getattr(dataset, split_name)
-        arrays = {"images": split.images[..., 0], "labels": split.labels.astype(np.uint8)}
-        for kind, array in arrays.items():
-            sha256 = hashlib.sha256(payload(array)).hexdigest()
-            assert sha256 == PAYLOADS[name][f"{split_name} {kind}"]
+    dataset = load(name)  # warns, and so fails, where a file's SHA-256 is another
+    assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
+    assert np.bincount(dataset.test.labels).min() > 0
 
 
 def test_cifar10_has_its_counts_and_upright_colours(load):

@@ -6,8 +6,11 @@ database of handwritten digits".
 """
 
 import gzip
+import hashlib
 import math
+import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,20 +44,37 @@ def read_idx(path: str | Path, ndim: int) -> np.ndarray:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_idx_set(folder: Path, train: int, test: int, side: int = 28) -> tuple[Split, Split]:
+def read_idx_set(
+    folder: Path, train: int, test: int, side: int = 28, sums: Mapping[str, str] | None = None
+) -> tuple[Split, Split]:
     """Read the four files of MNIST or Fashion-MNIST from `folder`: train and test split.
+
+    The two have the same names and shapes, so that only the bytes tell them apart: a file whose
+    bytes are not those of `sums` is read with a warning.
 
     train, test  the numbers of images that the set has
     side         height and width in pixels
+    sums         SHA-256 of each unpacked file, by name
     raises       DataError  a file is damaged or has another shape
     """
+    sums = sums or {}
     return (
-        _read_split(folder, "train", (train, side, side)),
-        _read_split(folder, "t10k", (test, side, side)),
+        _read_split(folder, "train", (train, side, side), sums),
+        _read_split(folder, "t10k", (test, side, side), sums),
     )
 
 
-def _read_split(folder: Path, prefix: str, shape: tuple[int, int, int]) -> Split:
+def idx_sha256(array: np.ndarray) -> str:
+    """The SHA-256 of the unpacked IDX file that holds the uint8 array."""
+    sha256 = hashlib.sha256(bytes([0, 0, UNSIGNED_BYTE, array.ndim]))
+    sha256.update(np.array(array.shape, ">u4").tobytes())
+    sha256.update(np.ascontiguousarray(array))
+    return sha256.hexdigest()
+
+
+def _read_split(
+    folder: Path, prefix: str, shape: tuple[int, int, int], sums: Mapping[str, str]
+) -> Split:
     arrays = []
     for kind, expected in (("images-idx3", shape), ("labels-idx1", shape[:1])):
         plain = folder / f"{prefix}-{kind}-ubyte"
@@ -62,6 +82,12 @@ def _read_split(folder: Path, prefix: str, shape: tuple[int, int, int]) -> Split
         array = read_idx(path, ndim=len(expected))
         if array.shape != expected:
             raise DataError(f"{path}: has shape {array.shape}, accepted is {expected}")
+        if plain.name in sums and (found := idx_sha256(array)) != sums[plain.name]:
+            warnings.warn(
+                f"{path} is not the published file: its content has SHA-256 {found}, published is "
+                f"{sums[plain.name]}. What is measured on it does not hold for the data set",
+                stacklevel=2,
+            )
         arrays.append(array)
     images, labels = arrays
     return Split(images[..., None], labels)
