@@ -1113,6 +1113,7 @@ UPDATE_CASES: dict[str, UpdateCase] = {
 # thread of a narrow involution. In float32, whose kernels differ, and beside the reference alone.
 SHARED_OUT = [
     ("conv2d", _conv2d(40, 12, 13, 3, G=1, per_group=16, out_per_group=48, padding="same")),
+    ("conv2d", _conv2d(40, 9, 8, 3, G=19, per_group=1, out_per_group=1, padding="same", stride=2)),
     ("generated_involution", _generated_involution(18, 5, 4, 3, 1, 1, hidden=1)),
     ("generated_involution", _generated_involution(1, 24, 25, 5, 6, 2, hidden=2)),
 ]

@@ -6,13 +6,18 @@
 
 Without groups, a window of one pixel is the product of `pointwise`. For the others forward and
 dweight are the direct products of `direct`, and so is dx where the stride is 1: a convolution of dy
-with the kernel turned by half a turn. Otherwise blocks of images become the matrix of their
-windows, BLOCK bytes at a time, so that memory does not grow K * K fold with the batch, and each
-group is a matrix product.
+with the kernel turned by half a turn. A kernel for each channel alone is `depthwise`. Otherwise
+blocks of images become the matrix of their windows, BLOCK bytes at a time, so that memory does not
+grow K * K fold with the batch, and each group is a matrix product.
 """
 
 import numpy as np
 
+from scratchnet.backends.cpu.depthwise import (
+    depthwise_backward,
+    depthwise_forward,
+    is_depthwise,
+)
 from scratchnet.backends.cpu.direct import convolve, correlate
 from scratchnet.backends.cpu.matmul import matmul
 from scratchnet.backends.cpu.memory import empty
@@ -53,6 +58,8 @@ def conv2d_forward(
         if stride == dilation == 1:
             return convolve_plain(x, weight, bias, geometry, relu=False)
         return convolve(x, weight, bias, stride, dilation, geometry, relu=False)
+    if is_depthwise(x, weight):
+        return depthwise_forward(x, weight, bias, stride, dilation, geometry)
     x = np.ascontiguousarray(x)
     y = empty((x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3]), x.dtype)
     matrices = _group_matrices(weight, x.shape[3])
@@ -96,6 +103,8 @@ def conv2d_backward(
             dweight, dbias = correlate(x, dy, K, stride, dilation, geometry)
         dx = input_gradient(dy, weight, x.shape, dilation, geometry) if need_dx else None
         return dx, dweight, dbias
+    if is_depthwise(x, weight):
+        return depthwise_backward(dy, x, weight, stride, dilation, geometry, need_dx)
     x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
     matrices = _group_matrices(weight, x.shape[3])
     G = len(matrices)

@@ -1,0 +1,120 @@
+"""Depthwise convolution: as many groups as channels, so that each channel has a kernel of its own.
+
+    y[n,i,j,c] = bias[c] + sum_{u,v} x[n, r(i,u), s(j,v), c] * weight[u,v,c]
+
+No sum runs over channels, so there is no matrix product to make. The innermost loop runs along the
+channels, which lie next to each other: one vector instruction works on as many of them as a
+register holds. An image is padded once, into scratch that stays in the cache, and belongs to one
+thread; the windows' gradients are added up in such scratch as well.
+"""
+
+import numpy as np
+from numba import get_num_threads, get_thread_id, njit, prange
+
+from scratchnet.backends.cpu.direct import pad_image, padded_shape
+from scratchnet.backends.cpu.loops import CHUNKS, SUMS
+from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.geometry import Geometry
+
+
+def is_depthwise(x: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether each of several input channels has an output channel to itself."""
+    return weight.shape[2] == 1 and weight.shape[3] == x.shape[3] > 1
+
+
+def depthwise_forward(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: int,
+    dilation: int,
+    geometry: Geometry,
+) -> np.ndarray:
+    """x (N, H, W, C), weight (K, K, 1, C), bias (C,) or None  ->  (N, Ho, Wo, C)."""
+    C = x.shape[3]
+    y = empty((x.shape[0], geometry.Ho, geometry.Wo, C), x.dtype)
+    _forward(
+        np.ascontiguousarray(x), geometry.top, geometry.left,
+        np.ascontiguousarray(weight[:, :, 0]),
+        np.zeros(C, x.dtype) if bias is None else np.ascontiguousarray(bias),
+        stride, dilation, empty((get_num_threads(), *padded_shape(x, geometry)), x.dtype), y,
+    )  # fmt: skip
+    return y
+
+
+@njit(parallel=True, cache=True, fastmath=SUMS)
+def _forward(x, top, left, weight, bias, stride, dilation, images, y):
+    N, Ho, Wo, C = y.shape
+    K = weight.shape[0]
+    for n in prange(N):
+        image = images[get_thread_id()]
+        pad_image(x[n], top, left, image)
+        for i in range(Ho):
+            for j in range(Wo):
+                ys = y[n, i, j]
+                ys[:] = bias
+                for u in range(K):
+                    for v in range(K):
+                        xs, ws = (
+                            image[i * stride + u * dilation, j * stride + v * dilation],
+                            weight[u, v],
+                        )
+                        for c in range(C):
+                            ys[c] += xs[c] * ws[c]
+
+
+def depthwise_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int,
+    dilation: int,
+    geometry: Geometry,
+    need_dx: bool,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """dy (N, Ho, Wo, C)  ->  dx like x (None where need_dx is False), dweight, dbias (C,)."""
+    K, _, _, C = weight.shape
+    dx = empty(x.shape if need_dx else (0, 0, 0, 0), x.dtype)
+    dweights = zeros((CHUNKS, K, K, C), x.dtype)
+    dbiases = zeros((CHUNKS, C), x.dtype)
+    scratch = empty((2, get_num_threads(), *padded_shape(x, geometry)), x.dtype)
+    _backward(
+        np.ascontiguousarray(dy), np.ascontiguousarray(x), geometry.top, geometry.left,
+        np.ascontiguousarray(weight[:, :, 0]), stride, dilation, need_dx,
+        scratch[0], scratch[1], dx, dweights, dbiases,
+    )  # fmt: skip
+    dweight = dweights.sum(axis=0).reshape(weight.shape)
+    return dx if need_dx else None, dweight, dbiases.sum(axis=0)
+
+
+@njit(parallel=True, cache=True, fastmath=SUMS)
+def _backward(
+    dy, x, top, left, weight, stride, dilation, need_dx, images, dimages, dx, dweights, dbiases
+):
+    """Each chunk of images belongs to one thread, with its sums."""
+    N, Ho, Wo, C = dy.shape
+    _, H, W, _ = x.shape
+    K = weight.shape[0]
+    for chunk in prange(CHUNKS):
+        image, dimage = images[get_thread_id()], dimages[get_thread_id()]
+        dbias = dbiases[chunk]
+        for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
+            pad_image(x[n], top, left, image)
+            dimage[:] = 0
+            for i in range(Ho):
+                for j in range(Wo):
+                    dys = dy[n, i, j]
+                    for c in range(C):
+                        dbias[c] += dys[c]
+                    for u in range(K):
+                        for v in range(K):
+                            r, s = i * stride + u * dilation, j * stride + v * dilation
+                            xs, dws = image[r, s], dweights[chunk, u, v]
+                            for c in range(C):
+                                dws[c] += xs[c] * dys[c]
+                            if need_dx:
+                                dxs, ws = dimage[r, s], weight[u, v]
+                                for c in range(C):
+                                    dxs[c] += dys[c] * ws[c]
+            if need_dx:
+                dx[n] = dimage[top : top + H, left : left + W]
