@@ -26,11 +26,14 @@ import numpy as np
 _EPSILON = float(np.finfo(np.float64).eps)
 _STEP = _EPSILON ** (1 / 3)
 _STEPS = (_STEP, _STEP / 10, _STEP / 100)
+_BLUNT = 1e-4  # of the gradient: where rounding alone is as large, nothing has been checked
 _LOCATE = 2000  # elements to search for the wrong one, once a direction has shown a mismatch
 
 
 class GradientMismatch(AssertionError):
-    """A gradient that is wrong, not finite, not repeatable, or not without side effects."""
+    """A gradient that is wrong, not finite, not repeatable, not to be measured, or not without
+    side effects.
+    """
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,7 @@ def _check(
             error = max(error, relative)
         row = CheckedArray(name, gradient.shape, analytic, numeric, error, len(indices))
         rows.append(row)
+    slope.require_digits(gradients, rng)
     if len(gradients) > 1:
         outcomes = [slope.along("all together", gradients, rng) for _ in range(directions)]
         analytic, numeric, _ = outcomes[-1]
@@ -322,15 +326,29 @@ class _Slope:
             worst = max(worst, error)
         return worst
 
+    def require_digits(self, gradients: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+        """Beside the gradient of all arrays together, rounding is small.
+
+        A gradient that is zero but for rounding is let through: there is nothing more to measure.
+        """
+        directions, shares = self._direction(gradients, rng)
+        reference = float(np.sqrt(sum(np.square(share).sum() for share in shares)))
+        numeric, ends = self._central(directions, _STEP)
+        rounding, scale = self._rounding(ends, _STEP), max(reference, abs(numeric))
+        largest = float(np.abs(ends[0]).max(initial=0))
+        zero = 10 * _EPSILON * largest * float(np.linalg.norm(self.dy))
+        if scale > zero and rounding > _BLUNT * scale:
+            raise GradientMismatch(
+                f"the gradient cannot be measured: the output reaches {largest:.1e}, so that "
+                f"rounding hides {rounding:.1e} of a derivative of {scale:.1e}; check with inputs "
+                "that make it smaller"
+            )
+
     def along(
         self, label: str, gradients: dict[str, np.ndarray], rng: np.random.Generator
     ) -> tuple[float, float, float]:
         """Compare along one random direction; returns both derivatives and the relative error."""
-        directions = {
-            name: rng.standard_normal(gradient.shape) * _size(self.arrays[name])
-            for name, gradient in gradients.items()
-        }
-        shares = [gradients[name] * directions[name] for name in gradients]
+        directions, shares = self._direction(gradients, rng)
         analytic = float(sum(share.sum() for share in shares))
         # A random sum of n shares is as large as their root sum of squares; if the shares happen
         # to cancel, the error must not be measured against what is left.
@@ -344,6 +362,16 @@ class _Slope:
                 f"{analytic:.9g}, numeric {numeric:.9g}; no single element stands out"
             )
         return analytic, numeric, error
+
+    def _direction(
+        self, gradients: dict[str, np.ndarray], rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """A random direction of these arrays, and the gradients times it."""
+        directions = {
+            name: rng.standard_normal(gradient.shape) * _size(self.arrays[name])
+            for name, gradient in gradients.items()
+        }
+        return directions, [gradients[name] * directions[name] for name in gradients]
 
     def _compare(
         self, directions: dict[str, np.ndarray], analytic: float, reference: float

@@ -269,6 +269,19 @@ def test_a_large_output_that_stays_hides_nothing():
         check_gradients(forward, lambda dy, q: backward(dy, q, 1.01), {"q": _x(4, 3)})
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_what_rounding_hides_does_not_pass(factor):
+    def backward(dy, x):
+        return 2 * factor * dy * x
+
+    with pytest.raises(GradientMismatch, match=r"cannot be measured: the output reaches 1\.0e\+06"):
+        check_gradients(lambda x: x**2 + 1e6, backward, {"x": _x(4, 5)})
+
+
+def test_a_gradient_of_zero_passes():
+    check_gradients(lambda x: 0 * x + 1e6, lambda dy, x: 0 * dy, {"x": _x(4, 5)})
+
+
 def test_gradients_of_a_first_layer_are_checked_too():
     class Halved(sn.Dense):
         def backward(self, dy, need_dx=True):
