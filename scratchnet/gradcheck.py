@@ -145,7 +145,7 @@ def gradcheck(
         if hasattr(layer, "astype"):
             layer.astype(np.float64)
         before = _LayerState(layer)
-        parameters = {name: p for name, p in layer.named_parameters().items() if p.trainable}
+        parameters = {name: p for name, p in _named(layer).items() if p.trainable}
         if "x" in parameters or len(parameters) < sum(p.trainable for p in layer.parameters()):
             raise ValueError("gradcheck: the names of the parameters must be unique and not x")
         arrays = {"x": np.array(x, np.float64, order="C")}
@@ -197,6 +197,12 @@ class _LayerState:
 
     def _generators(self) -> list[np.random.Generator]:
         return self.layer.generators() if hasattr(self.layer, "generators") else []
+
+
+def _named(layer: Any) -> dict[str, Any]:
+    if hasattr(layer, "named_parameters"):
+        return layer.named_parameters()
+    return {p.name: p for p in layer.parameters()}
 
 
 def _write(parameter: Any, value: np.ndarray) -> None:

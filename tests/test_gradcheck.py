@@ -282,6 +282,26 @@ def test_a_gradient_of_zero_passes():
     check_gradients(lambda x: 0 * x + 1e6, lambda dy, x: 0 * dy, {"x": _x(4, 5)})
 
 
+def test_a_layer_needs_three_methods_only():
+    class Scale:
+        def __init__(self):
+            self.factor = sn.Parameter("factor", np.array([1.5]))
+
+        def parameters(self):
+            return [self.factor]
+
+        def forward(self, x, training):
+            self.x = x
+            return self.factor.value * x
+
+        def backward(self, dy):
+            self.factor.grad = np.array([(dy * self.x).sum()])
+            return self.factor.value * dy
+
+    report = gradcheck(Scale(), _x(4, 3))
+    assert [row.name for row in report.rows] == ["x", "factor", "all together"]
+
+
 def test_gradients_of_a_first_layer_are_checked_too():
     class Halved(sn.Dense):
         def backward(self, dy, need_dx=True):
