@@ -40,6 +40,8 @@ def check_shape(op: str, name: str, array: Any, shape: tuple) -> None:
 
 def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) -> None:
     """The array has exactly this shape and dtype."""
+    if getattr(array, "dtype", None) == dtype and array.shape == shape and dtype in _FLOATS:
+        return  # told at once, as this is asked a hundred times in a training step
     check_shape(op, name, array, shape)
     if array.dtype != dtype:
         raise TypeError(f"{op}: {name} must be {dtype} like the input, got {array.dtype}")

@@ -11,6 +11,7 @@ to where the backend computes and back, and do the small arithmetic between oper
 """
 
 import importlib
+from functools import cache
 from types import ModuleType
 
 OPERATORS = (
@@ -63,7 +64,7 @@ def get_backend(name: str) -> ModuleType:
     if name not in (*BACKENDS, "cuda"):
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, cuda, got {name!r}")
     try:
-        return importlib.import_module(f"scratchnet.backends.{name}")
+        return _module(name)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
@@ -71,6 +72,12 @@ def get_backend(name: str) -> ModuleType:
             "Numba finds no folder to keep compiled code in: set NUMBA_CACHE_DIR to one that can "
             f"be written ({error})"
         ) from error
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    # Kept, as layers ask for their backend in every step, and to look an import up takes long.
+    return importlib.import_module(f"scratchnet.backends.{name}")
 
 
 def choose_backend(device: str) -> str:

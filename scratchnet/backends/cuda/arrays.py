@@ -10,7 +10,8 @@ kernel that reads it is still waiting. The price is memory that nobody uses unti
 
 What comes from the host goes through pinned memory, which the GPU fetches while the host goes on; a
 copy from anywhere else first waits for every kernel before it, and a training would wait so twice a
-step.
+step. The driver is asked for a copy without Numba's own method around it, which takes twenty times
+as long.
 """
 
 import itertools
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from scratchnet.backends import BackendError
-from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda
+from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda, enter_context
 
 ALIGNMENT = 16  # bytes: what load4 reads at once
 OUT_OF_MEMORY = 2  # the driver's number for it
@@ -34,7 +35,7 @@ _free: dict[tuple, list] = defaultdict(list)  # what nobody holds, by dtype and 
 # What arrays hold, by id. Without this reference of our own, an array that dies in a cycle would
 # take its memory along: the garbage collector tells Numba before it calls __del__ below.
 _held: dict[int, Any] = {}
-_stages: list[tuple] = []  # pinned memory, and the event after which it may be written again
+_stages: list[tuple] = []  # pinned memory, the event after which it is free again, the stream
 _staging = threading.Lock()
 
 
@@ -170,9 +171,7 @@ def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> Array:
     """An array of undefined contents."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     dtype = np.dtype(dtype)
-    size = math.prod(shape)
-    _check_size(shape)
-    buffer = _Buffer((dtype, max(size, 1)))
+    buffer = _Buffer((dtype, max(_checked_size(shape), 1)))
     return Array(shape, dtype, buffer.memory, buffer)
 
 
@@ -201,31 +200,34 @@ def _upload(array: np.ndarray, memory: Any) -> None:
     if SIMULATED or array.nbytes > STAGE_BYTES:
         memory.copy_to_device(array)
         return
+    enter_context()
     with _staging:
         if not _stages:
+            stream = cuda.legacy_default_stream()
             _stages.extend(
-                (cuda.pinned_array(STAGE_BYTES, np.uint8), cuda.event(timing=False))
+                (cuda.pinned_array(STAGE_BYTES, np.uint8), cuda.event(timing=False), stream)
                 for _ in range(STAGES)
             )
-        pinned, copied = _stages.pop(0)
+        pinned, copied, stream = _stages.pop(0)
         copied.synchronize()
         staged = pinned[: array.nbytes].view(array.dtype)
         staged[:] = array
-        stream = cuda.legacy_default_stream()
-        memory.copy_to_device(staged, stream)
+        cuda.cudadrv.driver.host_to_device(memory, staged, array.nbytes, stream)
         copied.record(stream)
-        _stages.append((pinned, copied))
+        _stages.append((pinned, copied, stream))
 
 
-def _check_size(shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > LARGEST:
+def _checked_size(shape: tuple[int, ...]) -> int:
+    size = math.prod(shape)
+    if size > LARGEST:
         raise ValueError(f"arrays on the GPU hold at most {LARGEST} elements, got shape {shape}")
+    return size
 
 
 def _borrowed(array: Any) -> Array:
     stream = array.__cuda_array_interface__.get("stream")
     view = cuda.as_cuda_array(array, sync=stream != LEGACY_STREAM)
-    _check_size(tuple(view.shape))
+    size = _checked_size(tuple(view.shape))
     if not view.is_c_contiguous():
         raise ValueError(
             f"arrays on the GPU must be C-contiguous, got shape {tuple(view.shape)} with strides "
@@ -235,12 +237,19 @@ def _borrowed(array: Any) -> Array:
         raise ValueError(
             f"arrays on the GPU must start at a multiple of {ALIGNMENT} bytes: copy it"
         )
-    return Array(tuple(view.shape), np.dtype(view.dtype), view.reshape(view.size), array)
+    return Array(tuple(view.shape), np.dtype(view.dtype), view.reshape(size), array)
 
 
 def on_device(*arguments: Any) -> Any:
     """Each argument as an `Array`, where it is an array of any kind; anything else as it is."""
-    found = tuple(to_device(a) if isinstance(a, np.ndarray) else borrowed(a) for a in arguments)
+    found = [
+        a
+        if a is None or type(a) is Array
+        else to_device(a)
+        if isinstance(a, np.ndarray)
+        else borrowed(a)
+        for a in arguments
+    ]
     return found if len(found) > 1 else found[0]
 
 
@@ -257,7 +266,17 @@ def to_host(array: Any) -> Any:
         return array
     if not array.size:
         return np.empty(array.shape, array.dtype)
-    return array.memory.copy_to_host().reshape(array.shape)
+    return _download(array.memory).reshape(array.shape)
+
+
+def _download(memory: Any) -> np.ndarray:
+    """Copy memory on the GPU, after every kernel before."""
+    if SIMULATED:
+        return memory.copy_to_host()
+    enter_context()
+    host = np.empty(memory.size, memory.dtype)
+    cuda.cudadrv.driver.device_to_host(host, memory, host.nbytes)
+    return host
 
 
 def pack(arrays: Sequence[np.ndarray | Array]) -> list[Array]:

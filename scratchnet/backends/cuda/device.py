@@ -64,6 +64,7 @@ if SIMULATED:  # where integers are Python's
     far = int
 else:
     at, far = uint32, uint64
+_NUMBERS = int, float, np.generic
 _NUMBA_TYPES = {np.dtype(np.float32): float32, np.dtype(np.float64): float64}
 
 
@@ -101,7 +102,7 @@ def launch(kernel: Any, blocks: int | tuple, threads: int | tuple, *arguments: A
     if not (blocks if isinstance(blocks, int) else min(blocks)):
         return
     launches += 1
-    _start(kernel, blocks, threads, [_flat(argument) for argument in arguments])
+    _start(kernel, blocks, threads, arguments)
 
 
 def launch_over(count: int, kernel: Any, *arguments: Any) -> None:
@@ -126,36 +127,31 @@ def on_stream(stream: Any) -> Iterator[None]:
         _thread.stream = before
 
 
+def enter_context() -> None:
+    """Make the GPU's context that of this thread, which the driver's functions ask for."""
+    if not getattr(_thread, "entered", False):
+        cuda.current_context()
+        _thread.entered = True
+
+
 def compile_ptx(kernel: Any, arguments: list, capability: tuple[int, int]) -> str:
     """The kernel's PTX for arguments like these."""
     signature = tuple(_type_of(argument) for argument in arguments)
     return cuda.compile_ptx(kernel.py_func, signature, cc=capability)[0]
 
 
-def _flat(argument: Any) -> Any:
-    if isinstance(argument, tuple):
-        return tuple(array.memory for array in argument)
-    return getattr(argument, "memory", argument)
-
-
 def _type_of(argument: Any) -> Any:
     if isinstance(argument, tuple):
         return numba.types.BaseTuple.from_types([_type_of(part) for part in argument])
-    if isinstance(argument, int | float | np.generic):
+    if isinstance(argument, _NUMBERS):
         return numba.typeof(argument)
     return numba.types.Array(numba.from_dtype(argument.dtype), 1, "C")
 
 
-def _start(kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list) -> None:
-    if SIMULATED or cuda.implementation != "NVIDIA":
-        _start_by_numba(kernel, blocks, threads, arguments)
-    else:
-        _start_by_driver(kernel, blocks, threads, arguments)
-
-
 def _start_by_numba(
-    kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list
+    kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: tuple
 ) -> None:
+    arguments = _flat(arguments)
     if SIMULATED:  # where a kernel has one configuration, its last
         kernel[blocks, threads](*arguments)
         return
@@ -168,34 +164,45 @@ def _start_by_numba(
     configured(*arguments)
 
 
+def _flat(arguments: tuple) -> list:
+    """The arguments as Numba takes them: for an `Array` its memory."""
+    return [
+        tuple(_flat(argument))
+        if isinstance(argument, tuple)
+        else getattr(argument, "memory", argument)
+        for argument in arguments
+    ]
+
+
 def _start_by_driver(
-    kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: list
+    kernel: Any, blocks: int | tuple, threads: int | tuple, arguments: tuple
 ) -> None:
     """Numba compiles, the driver's Python bindings start.
 
     Numba looks at each argument anew at every launch, which takes longer than most kernels: a step
     of the report's networks is four times faster this way. The numbers of an array stay with it.
     """
-    kinds, numbers = [], []
+    kinds, numbers = [kernel], []
     for argument in arguments:
-        if isinstance(argument, tuple):
+        kind = type(argument)
+        if kind is tuple:
             kinds.append(len(argument))
             for array in argument:
-                _append_array(array, kinds, numbers)
-        elif hasattr(argument, "device_ctypes_pointer"):
-            _append_array(argument, kinds, numbers)
-        else:
-            kinds.append(type(argument))
+                _append_array(array.memory, kinds, numbers)
+        elif isinstance(argument, _NUMBERS):
+            kinds.append(kind)
             numbers.append(argument)
-    loaded = _loaded.get((kernel, *kinds))
+        else:
+            _append_array(getattr(argument, "memory", argument), kinds, numbers)
+    loaded = _loaded.get(key := tuple(kinds))
     if loaded is None:
-        loaded = _loaded[kernel, *kinds] = _load(kernel, arguments)
+        loaded = _loaded[key] = _load(kernel, _flat(arguments))
     config = _configured.get((blocks, threads))
     if config is None:
         config = cuda_core.LaunchConfig(grid=blocks, block=threads)
         _configured[blocks, threads] = config
     if getattr(_thread, "stream", None) is None:
-        cuda.current_context()  # makes it this thread's
+        enter_context()
         _thread.stream = cuda_core.Stream.from_handle(0)
     cuda_core.launch(_thread.stream, config, loaded.kernel, *numbers)
 
@@ -210,7 +217,10 @@ def _append_array(array: Any, kinds: list, numbers: list) -> None:
         kind, own = array.dtype, (0, 0, size, itemsize, address, size, itemsize)
         array.scratchnet_numbers = kind, own
     kinds.append(kind)
-    numbers.extend(own)
+    numbers += own
+
+
+_start = _start_by_numba if SIMULATED or cuda.implementation != "NVIDIA" else _start_by_driver
 
 
 class _Loaded(NamedTuple):

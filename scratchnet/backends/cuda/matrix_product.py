@@ -97,6 +97,7 @@ BLOCKS = 4 if SIMULATED else 264  # that a product should start at least: two fo
 SHORTEST_CHUNK = 8 if SIMULATED else 256
 
 
+@lru_cache
 def choose_tile(M: int, N: int, in_chunks: bool = False) -> Tile:
     """The tile whose blocks take the least time to cover M x N.
 

@@ -71,9 +71,9 @@ def update_each(
     values = [to_device(value) for value in values]
     grads = [to_device(grad) for grad in grads]
     memories = [[to_device(array) for array in memory] for memory in memories]
-    for i, value in enumerate(values):
-        memory = {f"memory[{j}]": arrays[i] for j, arrays in enumerate(memories)}
-        check_update(update.__name__, value, grad=grads[i], **memory)
+    names = ["grad", *(f"memory[{j}]" for j in range(len(memories)))]
+    for value, *others in zip(values, grads, *memories, strict=True):
+        check_update(update.__name__, value, **dict(zip(names, others, strict=True)))
     make, factors = (_sgd if update is sgd_update else _adam)(*settings)
     for run in _runs([values, *memories]):
         first = values[run.start]
