@@ -52,8 +52,8 @@ SCHEDULES = {
 }
 COMPACT_SCHEDULES = {
     "glyphs": Schedule(20, 128, 3e-3),
-    "mnist": Schedule(18, 128, 3e-3),
-    "fashion-mnist": Schedule(14, 128, 3e-3),
+    "mnist": Schedule(20, 128, 3e-3),
+    "fashion-mnist": Schedule(16, 128, 3e-3),
     "cifar10": Schedule(20, 128, 3e-3),
 }
 
