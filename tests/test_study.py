@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,3 +258,19 @@ def test_a_damaged_outcome_is_named(tmp_path):
     path.write_text('{"experiment": ', encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"outcome\.json is damaged"):
         run_study(rows(), tmp_path, tiny, only=name)
+
+
+def test_readme_and_tutorial_quote_the_report_as_it_is():
+    root = Path(__file__).parents[1]
+    readme, tutorial = ((root / name).read_text("utf-8") for name in ("README.md", "tutorial.md"))
+    study = Study(json.loads((root / "examples/report/results.json").read_text("utf-8")))
+    tutorial = " ".join(tutorial.split())
+    compact = []
+    for dataset in DATASETS:
+        rows = [f"{dataset}/{network}" for network in (*OPERATORS, runs.COMPACT)]
+        cells = [f"{study.accuracy(row)} %, {study.parameters(row):,} parameters" for row in rows]
+        assert f"| {' | '.join([study.title(dataset), *cells])} |" in readme
+        twins = [f"{study.accuracy(row)} %" for row in rows[:2]]
+        assert " and ".join(twins) in tutorial
+        compact.append(study.accuracy(rows[2]))
+    assert f"{compact[0]}, {compact[1]} and {compact[2]} %" in tutorial
