@@ -7,7 +7,7 @@ nothing after the first, and the operators stay pure functions that return new a
 Why not leave it to NumPy: large fresh memory comes from the operating system page by page, and
 each page is cleared, at its first touch, inside the kernel that writes it. For small layers these
 page faults cost more than the arithmetic. The price is memory: sizes are rounded up by at most an
-eighth, and a block that nobody wants stays for IDLE requests more.
+eighth, and a block that nobody wants stays for IDLE to 2 * IDLE requests more.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 SMALLEST = 4096  # bytes: below a page, the C library's own free lists do the same
-IDLE = 4096  # requests that a free block is kept through, unused
+IDLE = 4096  # requests after which free blocks are looked through, and the unused ones dropped
 
 _lock = threading.Lock()
 _blocks: dict[int, list["_Block"]] = {}  # by size in bytes
@@ -57,12 +57,13 @@ def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarra
     size = _rounded(nbytes)
     with _lock:
         _requests += 1
+        if _requests % IDLE == 0:
+            _forget_idle_blocks()
         blocks = _blocks.setdefault(size, [])
         for block in blocks:
             if block.references() == _UNREFERENCED:
                 break
         else:
-            _forget_idle_blocks()
             block = _Block(size)
             blocks.append(block)
         block.last_request = _requests
