@@ -1,5 +1,6 @@
 """The report's study on a handful of images: its rows, what it writes, keeps and refuses."""
 
+import copy
 import json
 import math
 import os
@@ -258,6 +259,16 @@ def test_a_damaged_outcome_is_named(tmp_path):
     path.write_text('{"experiment": ', encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"outcome\.json is damaged"):
         run_study(rows(), tmp_path, tiny, only=name)
+
+
+def test_runs_of_another_machine_are_told(done, tmp_path):
+    _, results, report = done
+    settings = report[report.index("## Settings") :]
+    assert settings.count("threads of") == 1
+    results = copy.deepcopy(results)
+    results["rows"]["mnist/convolution"]["cpu"][1]["machine"]["cpu"] = "Abacus"
+    changed = write_study_report(rows(2), results, tmp_path, {}).read_text("utf-8")
+    assert re.search(r"^- \d+ of \d+ threads of Abacus, .*: MNIST, convolution$", changed, re.M)
 
 
 def test_readme_and_tutorial_quote_the_report_as_it_is():

@@ -3,6 +3,7 @@
 Sections that lack their runs are left out; nothing is filled in.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -243,16 +244,36 @@ def _confused(outcome: dict, pairs: int = 3) -> str:
 
 
 def _settings(study: Study) -> list[str]:
-    here, settings = study.results["machine"], study.results["settings"]
-    libraries = study.results["versions"]
+    settings, libraries = study.results["settings"], study.results["versions"]
     return [
         "## Settings",
         "",
-        f"- {here['threads']} of {here['cores']} threads of {here['cpu']}, {here['platform']}",
+        *_machines(study),
         "- " + ", ".join(f"{name} {version}" for name, version in libraries.items()),
         "- Adam 1e-3 at a constant rate; batches of 128, on CIFAR-10 of 256; 15 epochs on MNIST, "
         "10 elsewhere; validation on the test images; seeds from 0 up",
         f"- made by `{settings.get('command', 'scratchnet report')}`",
         "",
         "Every number, epoch by epoch, is in [results.json](results.json).",
+    ]
+
+
+def _machines(study: Study) -> list[str]:
+    """Where most was trained and timed, and what elsewhere, where a study went on elsewhere."""
+    done: dict[str, list[str]] = {}
+
+    def note(machine: dict, what: str) -> None:
+        told = "{threads} of {cores} threads of {cpu}, {platform}".format(**machine)
+        told += f", {machine['gpu']}" if "gpu" in machine else ""
+        done.setdefault(told, []).append(what)
+
+    for row, of_row in study.rows.items():
+        for outcome in itertools.chain.from_iterable(of_row.values()):
+            note(outcome["machine"], study.row_title(row))
+    for profile in (study.results["profiles"] or {}).values():
+        note(profile["machine"], "the times of layers")
+    usual, *others = sorted(done, key=lambda told: -len(done[told])) or [""]
+    return [
+        *([f"- {usual}"] if usual else []),
+        *(f"- {told}: {'; '.join(dict.fromkeys(done[told]))}" for told in others),
     ]

@@ -223,7 +223,8 @@ def _time_layers(backend: str, seconds: float) -> dict:
             for name, layer in _single_layers(C).items()
             for shape in [(side, side, C)]
         ]
-    return {"limits": asdict(limits), "networks": networks, "single": single}
+    here = machine()
+    return {"machine": here, "limits": asdict(limits), "networks": networks, "single": single}
 
 
 def _time_network(name: str, backend: str, limits: Limits, seconds: float) -> dict:
