@@ -14,7 +14,10 @@ from numba import get_num_threads, get_thread_id, njit, prange
 from scratchnet.backends.cpu.direct import pad_image, padded_shape
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS
 from scratchnet.backends.cpu.memory import empty, zeros
+from scratchnet.backends.cpu.vectors import fma, load, store
 from scratchnet.geometry import Geometry
+
+LANES = 16
 
 
 def is_depthwise(x: np.ndarray, weight: np.ndarray) -> bool:
@@ -42,25 +45,39 @@ def depthwise_forward(
     return y
 
 
-@njit(parallel=True, cache=True, fastmath=SUMS)
+@njit(parallel=True, cache=True)
 def _forward(x, top, left, weight, bias, stride, dilation, images, y):
     N, Ho, Wo, C = y.shape
-    K = weight.shape[0]
+    row = images.shape[2] * C
+    weights = weight.reshape(-1)
     for n in prange(N):
         image = images[get_thread_id()]
         pad_image(x[n], top, left, image)
+        pixels, out = image.reshape(-1), y[n].reshape(-1)
         for i in range(Ho):
             for j in range(Wo):
-                ys = y[n, i, j]
-                ys[:] = bias
-                for u in range(K):
-                    for v in range(K):
-                        xs, ws = (
-                            image[i * stride + u * dilation, j * stride + v * dilation],
-                            weight[u, v],
-                        )
-                        for c in range(C):
-                            ys[c] += xs[c] * ws[c]
+                first, to = i * stride * row + j * stride * C, (i * Wo + j) * C
+                _sum_window(pixels, first, row, dilation, weights, weight.shape, bias, out, to)
+
+
+@njit(cache=True)
+def _sum_window(pixels, first, row, dilation, weights, shape, bias, out, to):
+    """out[to : to + C] of the window that begins at pixels[first], LANES channels at a time."""
+    K, _, C = shape
+    for c in range(0, C - LANES + 1, LANES):
+        total = load(bias, c, LANES)
+        for u in range(K):
+            for v in range(K):
+                window = load(pixels, first + dilation * (u * row + v * C) + c, LANES)
+                total = fma(window, load(weights, (u * K + v) * C + c, LANES), total)
+        store(out, to + c, total)
+    for c in range(C // LANES * LANES, C):
+        total = bias[c]
+        for u in range(K):
+            for v in range(K):
+                tap = pixels[first + dilation * (u * row + v * C) + c]
+                total += tap * weights[(u * K + v) * C + c]
+        out[to + c] = total
 
 
 def depthwise_backward(

@@ -18,9 +18,11 @@ from numba import get_num_threads, get_thread_id, njit, prange
 from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.pooling import spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, product_tile
+from scratchnet.backends.cpu.vectors import load, store
 from scratchnet.geometry import Geometry
 
 CHUNKS = 8  # sums of dweight that images are shared out to, however many threads there are
+LANES = 16
 BAND = 4096  # numbers of dz that are summed over at a time: they stay in the first cache
 
 
@@ -56,6 +58,16 @@ def column_panels(matrix: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True)
+def copy_run(source, start, count, out, to):
+    """out[to : to + count] = source[start : start + count], by vectors: the compiler does not dare
+    to, where the arrays might overlap."""
+    for e in range(0, count - LANES + 1, LANES):
+        store(out, to + e, load(source, start + e, LANES))
+    for e in range(count // LANES * LANES, count):
+        out[to + e] = source[start + e]
+
+
+@njit(cache=True)
 def pad_image(x, top, left, padded):
     """x (H, W, C) into the middle of padded (Hp, Wp, C), zero around."""
     H, W, C = x.shape
@@ -68,8 +80,7 @@ def pad_image(x, top, left, padded):
         begin, end = (left * C, (left + W) * C) if inside else (0, 0)
         for e in range(begin):
             out[first + e] = zero
-        for e in range(end - begin):
-            out[first + begin + e] = source[(r - top) * W * C + e]
+        copy_run(source, (r - top) * W * C, end - begin, out, first + begin)
         for e in range(end, Wp * C):
             out[first + e] = zero
 
