@@ -2,10 +2,10 @@
 
     y[n,i,j,c] = bias[c] + sum_{u,v} x[n, r(i,u), s(j,v), c] * weight[u,v,c]
 
-No sum runs over channels, so there is no matrix product to make. The innermost loop runs along the
-channels, which lie next to each other: one vector instruction works on as many of them as a
-register holds. An image is padded once, into scratch that stays in the cache, and belongs to one
-thread; the windows' gradients are added up in such scratch as well.
+No sum runs over channels, so there is no matrix product to make. Vectors lie along the channels,
+which are neighbours in memory; forward keeps a window's sums of LANES channels in registers. An
+image is padded once, into scratch that stays in the cache, and belongs to one thread; the windows'
+gradients are added up in such scratch as well.
 """
 
 import numpy as np
