@@ -337,8 +337,7 @@ class _Slope:
 
         A gradient that is zero but for rounding is let through: there is nothing more to measure.
         """
-        directions, shares = self._direction(gradients, rng)
-        reference = float(np.sqrt(sum(np.square(share).sum() for share in shares)))
+        directions, _, reference = self._direction(gradients, rng)
         numeric, ends = self._central(directions, _STEP)
         rounding, scale = self._rounding(ends, _STEP), max(reference, abs(numeric))
         largest = float(np.abs(ends[0]).max(initial=0))
@@ -354,11 +353,7 @@ class _Slope:
         self, label: str, gradients: dict[str, np.ndarray], rng: np.random.Generator
     ) -> tuple[float, float, float]:
         """Compare along one random direction; returns both derivatives and the relative error."""
-        directions, shares = self._direction(gradients, rng)
-        analytic = float(sum(share.sum() for share in shares))
-        # A random sum of n shares is as large as their root sum of squares; if the shares happen
-        # to cancel, the error must not be measured against what is left.
-        reference = float(np.sqrt(sum(np.square(share).sum() for share in shares)))
+        directions, analytic, reference = self._direction(gradients, rng)
         numeric, error, fits = self._compare(directions, analytic, reference)
         if not fits:
             for name, gradient in gradients.items():
@@ -371,13 +366,19 @@ class _Slope:
 
     def _direction(
         self, gradients: dict[str, np.ndarray], rng: np.random.Generator
-    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """A random direction of these arrays, and the gradients times it."""
+    ) -> tuple[dict[str, np.ndarray], float, float]:
+        """A random direction of these arrays, the derivative along it, and how large that may be.
+
+        A random sum of n shares is as large as their root sum of squares; if the shares happen to
+        cancel, the error must not be measured against what is left.
+        """
         directions = {
             name: rng.standard_normal(gradient.shape) * _size(self.arrays[name])
             for name, gradient in gradients.items()
         }
-        return directions, [gradients[name] * directions[name] for name in gradients]
+        shares = [gradients[name] * directions[name] for name in gradients]
+        reference = float(np.sqrt(sum(np.square(share).sum() for share in shares)))
+        return directions, float(sum(share.sum() for share in shares)), reference
 
     def _compare(
         self, directions: dict[str, np.ndarray], analytic: float, reference: float

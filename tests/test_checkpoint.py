@@ -52,12 +52,7 @@ def test_a_name_without_npz_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "meta", "error", "message"),
     [
-        (
-            {"b.npy": np.ones(1)},
-            None,
-            ValueError,
-            "an array is named 'b.npy'; accepted are",
-        ),
+        ({"b.npy": np.ones(1)}, None, ValueError, "an array is named 'b.npy'; accepted are"),
         ({"file": np.ones(1)}, None, ValueError, "an array is named 'file'"),
         ({"allow_pickle": np.ones(1)}, None, ValueError, "an array is named 'allow_pickle'"),
         ({"__meta__": np.ones(1)}, None, ValueError, "an array is named '__meta__'"),

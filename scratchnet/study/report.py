@@ -272,8 +272,8 @@ def _machines(study: Study) -> list[str]:
             note(outcome["machine"], study.row_title(row))
     for profile in (study.results["profiles"] or {}).values():
         note(profile["machine"], "the times of layers")
-    usual, *others = sorted(done, key=lambda told: -len(done[told])) or [""]
-    return [
-        *([f"- {usual}"] if usual else []),
-        *(f"- {told}: {'; '.join(dict.fromkeys(done[told]))}" for told in others),
-    ]
+    if not done:
+        return []
+    usual, *others = sorted(done, key=lambda told: -len(done[told]))
+    elsewhere = [f"- {told}: {'; '.join(dict.fromkeys(done[told]))}" for told in others]
+    return [f"- {usual}", *elsewhere]

@@ -11,13 +11,11 @@ gradients are added up in such scratch as well.
 import numpy as np
 from numba import get_num_threads, get_thread_id, njit, prange
 
-from scratchnet.backends.cpu.direct import pad_image, padded_shape
-from scratchnet.backends.cpu.loops import CHUNKS, SUMS
+from scratchnet.backends.cpu.direct import LANES, pad_image, padded_shape
+from scratchnet.backends.cpu.loops import CHUNKS, SUMS, piece
 from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.vectors import fma, load, store
 from scratchnet.geometry import Geometry
-
-LANES = 16
 
 
 def is_depthwise(x: np.ndarray, weight: np.ndarray) -> bool:
@@ -115,7 +113,8 @@ def _backward(
     for chunk in prange(CHUNKS):
         image, dimage = images[get_thread_id()], dimages[get_thread_id()]
         dbias = dbiases[chunk]
-        for n in range(chunk * N // CHUNKS, (chunk + 1) * N // CHUNKS):
+        lo, hi = piece(N, chunk)
+        for n in range(lo, hi):
             pad_image(x[n], top, left, image)
             dimage[:] = 0
             for i in range(Ho):

@@ -59,8 +59,10 @@ def column_panels(matrix: np.ndarray) -> np.ndarray:
 
 @njit(cache=True)
 def copy_run(source, start, count, out, to):
-    """out[to : to + count] = source[start : start + count], by vectors: the compiler does not dare
-    to, where the arrays might overlap."""
+    """out[to : to + count] = source[start : start + count].
+
+    By vectors, which the compiler does not dare where the arrays might overlap.
+    """
     for e in range(0, count - LANES + 1, LANES):
         store(out, to + e, load(source, start + e, LANES))
     for e in range(count // LANES * LANES, count):

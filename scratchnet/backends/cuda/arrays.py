@@ -242,14 +242,7 @@ def _borrowed(array: Any) -> Array:
 
 def on_device(*arguments: Any) -> Any:
     """Each argument as an `Array`, where it is an array of any kind; anything else as it is."""
-    found = [
-        a
-        if a is None or type(a) is Array
-        else to_device(a)
-        if isinstance(a, np.ndarray)
-        else borrowed(a)
-        for a in arguments
-    ]
+    found = [to_device(a) if isinstance(a, np.ndarray) else borrowed(a) for a in arguments]
     return found if len(found) > 1 else found[0]
 
 
