@@ -6,10 +6,10 @@ has what it calls. So the folder holds a digest of all sources of this backend, 
 compiled from others is deleted.
 """
 
-import hashlib
 from pathlib import Path
 
 from scratchnet.backends.cpu.loops import piece
+from scratchnet.backends.sources import source_digest
 
 STAMP = "sources.sha256"
 
@@ -28,11 +28,3 @@ def forget_stale() -> None:
         stamp.write_text(digest, encoding="ascii")
     except OSError:
         return  # a folder that is read-only holds what its owner compiled
-
-
-def source_digest(package: Path) -> str:
-    """Of the names and contents of a package's files."""
-    digest = hashlib.sha256()
-    for path in sorted(package.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

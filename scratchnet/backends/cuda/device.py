@@ -22,7 +22,6 @@ indices. Two kinds, as a GPU computes in 32 bits and addresses memory in 64:
 """
 
 import contextlib
-import itertools
 import os
 import re
 import threading
@@ -34,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scratchnet.backends import BackendError
+from scratchnet.backends.cuda import cache
 
 _INSTALL = "pip install -e '.[gpu]' in scratchnet's folder"
 
@@ -136,8 +136,12 @@ def enter_context() -> None:
 
 def compile_ptx(kernel: Any, arguments: list, capability: tuple[int, int]) -> str:
     """The kernel's PTX for arguments like these."""
-    signature = tuple(_type_of(argument) for argument in arguments)
-    return cuda.compile_ptx(kernel.py_func, signature, cc=capability)[0]
+    return cuda.compile_ptx(kernel.py_func, signature_of(arguments), cc=capability)[0]
+
+
+def signature_of(arguments: list) -> tuple:
+    """Numba's types of a kernel's arguments."""
+    return tuple(_type_of(argument) for argument in arguments)
 
 
 def _type_of(argument: Any) -> Any:
@@ -231,13 +235,23 @@ class _Loaded(NamedTuple):
 
 
 def _load(kernel: Any, arguments: list) -> _Loaded:
-    major, minor = cuda.get_current_device().compute_capability
-    ptx = compile_ptx(kernel, arguments, (major, minor))
-    options = cuda_core.LinkerOptions(arch=f"sm_{major}{minor}")
-    linker = cuda_core.Linker(cuda_core.ObjectCode.from_ptx(ptx.encode()), options=options)
-    code = linker.link("cubin")
-    (name,) = re.findall(r"\.visible \.entry (\w+)", ptx)
+    capability = cuda.get_current_device().compute_capability
+    compiled = cache.recall(
+        kernel, signature_of(arguments), tuple(capability),
+        lambda: compile_cubin(kernel, arguments, capability),
+    )  # fmt: skip
+    name, _, cubin = compiled.partition(b"\0")
+    code = cuda_core.ObjectCode.from_cubin(cubin)
     return _Loaded(code.get_kernel(name), code)
+
+
+def compile_cubin(kernel: Any, arguments: list, capability: tuple[int, int]) -> bytes:
+    """The kernel's name in the machine code for a GPU, a zero, and that code."""
+    ptx = compile_ptx(kernel, arguments, capability)
+    options = cuda_core.LinkerOptions(arch="sm_{}{}".format(*capability))
+    linker = cuda_core.Linker(cuda_core.ObjectCode.from_ptx(ptx.encode()), options=options)
+    (name,) = re.findall(r"\.visible \.entry (\w+)", ptx)
+    return name.encode() + b"\0" + linker.link("cubin").code
 
 
 # What reaches beneath Numba
@@ -282,7 +296,6 @@ else:
         from numba.core.extending import intrinsic
 
     _SHARED = 3  # LLVM's address space
-    _stages = itertools.count()
 
     def _vector_pointer(context, builder, array_type, array, index_type, index):
         """The address of four elements, their LLVM type and the alignment in bytes to rely on."""
@@ -349,7 +362,7 @@ def staging(size: int, dtype: Any) -> Callable:
     """
     if SIMULATED:
         return cuda.jit(device=True)(lambda: cuda.shared.array(size, dtype))
-    name = f"scratchnet_stage_{next(_stages)}"
+    name = f"scratchnet_stage_{size}_{dtype}"
 
     @intrinsic
     def staged(typingctx):
