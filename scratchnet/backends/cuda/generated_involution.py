@@ -41,11 +41,11 @@ from scratchnet.backends.cuda.involution import (
     Meeting,
     Sizes,
     Tile,
+    Weights,
     aggregate,
     image_gradient,
     kernel_gradient,
     sizes_of,
-    weights_size,
 )
 from scratchnet.backends.cuda.matrix_product import (
     PAD,
@@ -242,17 +242,17 @@ def _make_weights(hidden: int) -> Fill:
 
     @lru_cache
     def make(
-        sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, wide: int, start: int
+        sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, weights: Weights, start: int
     ) -> Callable:
         Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
-        groups, threads = tile.groups, tile.threads
-        down, step, _, taps_of = meeting
+        groups, threads, wide = tile.groups, tile.threads, weights.wide
+        row, taps, pixel_step = weights.row, weights.taps, weights.pixel
+        down, step, taps_of = meeting
         together = next(n for n in (8, 4, 2, 1) if wide % n == 0)
         stretches = wide // together
         deep = max(n for n in range(1, 33) if hidden % n == 0)
         add_products = _add_products(deep, together, wide + PAD, G * K * K)
-        run = groups * K  # weights of a pixel in a row of taps
-        first_t = start + weights_size(tile, wide, sizes)
+        first_t = start + weights.size
         activated = _activation(dtype, 1)
         zero = dtype(0)
 
@@ -273,9 +273,9 @@ def _make_weights(hidden: int) -> Fill:
         def make_row(stage, branch, first_row, lowest, end, first_g, t):
             sums = cuda.local.array(together, dtype)
             e = at(t)
-            while e < at((end - lowest) * (run * stretches)):
+            while e < at((end - lowest) * (pixel_step * stretches)):
                 pixel, tap = at(e % stretches * together), at(e // stretches)
-                g, u, v = at(tap // K % groups), at(lowest + tap // run), at(tap % K)
+                g, u, v = at(tap // K % groups), at(lowest + tap // pixel_step), at(tap % K)
                 if first_g + g < G:
                     k_th = at(((first_g + g) * K + u) * K + v)
                     bias = branch[6][k_th]
@@ -286,9 +286,9 @@ def _make_weights(hidden: int) -> Fill:
                         add_products(
                             stage, branch[5], first_t + pixel + k * (wide + PAD), weight_at, sums
                         )
-                    place = start + ((first_row + u * step) * K + u) * (wide * run) + g * K + v
+                    place = start + (first_row + u * step) * row + u * taps + g * K + v
                     for i in range(together):
-                        stage[far(at(place + pixel * run) + i * run)] = sums[i]
+                        stage[far(at(place + pixel * pixel_step) + i * pixel_step)] = sums[i]
                 e = at(e + threads)
 
         @cuda.jit(device=True)

@@ -24,6 +24,7 @@ Where the staged weights come from is a `Fill`: here they are read, in `generate
 they are made on the spot, and never written to memory at all.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -45,10 +46,13 @@ from scratchnet.checks import check_involution, check_like
 from scratchnet.geometry import Geometry
 
 BLOCK = 16 if SIMULATED else 256  # threads, at most
-PIXELS = 2 if SIMULATED else 4  # of a thread
+PIXELS = (2, 1) if SIMULATED else (4, 1)  # in a row, of a thread
+LINES = (2, 1) if SIMULATED else (4, 2, 1)  # such rows
+TAP_PIXELS = (2, 1) if SIMULATED else (8, 4, 1)  # of a thread of dkernel, in a row
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
-WARP = 32  # threads that run together
+WARP = BANKS = 32  # threads that run together, numbers that shared memory hands out at once
+AHEAD = 2 if SIMULATED else 8  # reads of a thread that are under way at once
 CHANNELS = 4 if SIMULATED else 16  # of a group, that dkernel's blocks take at once
 STAGE = 48 * 1024  # bytes of shared memory: what every GPU gives without asking
 SECTOR = 8  # numbers that memory hands out at once
@@ -85,11 +89,15 @@ class Sizes(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What a block of threads owns: rows x wide pixels, and the channels of its lanes."""
+    """What a block of threads owns: rows x wide pixels, and the channels of its lanes.
+
+    Along its axes there are so many lanes, strips and stacks of threads; each owns lines x pixels.
+    """
 
     lanes: int
     strips: int
-    rows: int
+    stacks: int
+    lines: int
     pixels: int
     groups: int  # that the lanes' channels can belong to
 
@@ -98,12 +106,16 @@ class Tile(NamedTuple):
         return self.strips * self.pixels
 
     @property
+    def rows(self) -> int:
+        return self.stacks * self.lines
+
+    @property
     def block(self) -> tuple[int, int, int]:
-        return self.lanes, self.strips, self.rows
+        return self.lanes, self.strips, self.stacks
 
     @property
     def threads(self) -> int:
-        return self.lanes * self.strips * self.rows
+        return self.lanes * self.strips * self.stacks
 
 
 class Image(NamedTuple):
@@ -112,6 +124,7 @@ class Image(NamedTuple):
     down: int
     across: int
     channels: int
+    gap: int = 0  # elements behind each row
 
     @property
     def pixel(self) -> int:
@@ -122,7 +135,7 @@ class Image(NamedTuple):
     def line(self) -> int:
         """Elements from a row to the next; eight rows start in different banks."""
         line = -(-self.across * self.pixel // 4) * 4
-        return line + (4 if line % 8 == 0 else 0)
+        return line + (4 if line % 8 == 0 else 0) + self.gap
 
     @property
     def size(self) -> int:
@@ -134,31 +147,55 @@ class Image(NamedTuple):
         return self.down * self.across * -(-self.channels // SECTOR) * SECTOR
 
 
+class Weights(NamedTuple):
+    """Weights in shared memory: [row, u, pixel, group, v] of a tile's rows and `wide` pixels."""
+
+    rows: int
+    wide: int
+    groups: int
+    K: int
+    gap: int  # elements behind each row
+
+    @property
+    def pixel(self) -> int:
+        return self.groups * self.K
+
+    @property
+    def taps(self) -> int:
+        """Elements from a row of taps to the next."""
+        return self.wide * self.pixel
+
+    @property
+    def row(self) -> int:
+        return self.K * self.taps + self.gap
+
+    @property
+    def size(self) -> int:
+        return -(-self.rows * self.row // 4) * 4
+
+
 class Meeting(NamedTuple):
-    """Which rows of outputs meet a tile's rows, through which rows of taps; device functions.
+    """Which rows of outputs meet a tile's rows, through which rows of taps.
 
     down       rows of outputs that the tile can meet
-    output_of  (first_row, r, u, limit) -> i, met: the output that row r of the tile meets through
-               taps u, and whether there is one, above row `limit`
-    taps_of    (first_row, i) -> first, lowest, end: taps u of output i, from lowest up to end, meet
-               row first + u * step of the tile
-
-    The tile begins at row first_row of its image.
+    step       rows of the tile from where a tap meets it to where the next one does
+    taps_of    device function (first_row, i) -> first, lowest, end: taps u of output i, from lowest
+               up to end, meet row first + u * step of the tile, which begins at row first_row of
+               its image
     """
 
     down: int
     step: int
-    output_of: Callable
     taps_of: Callable
 
 
 class Fill(NamedTuple):
     """Where weights come from.
 
-    make(sizes, dtype, tile, meeting, wide, start)   gives the device function
+    make(sizes, dtype, tile, meeting, weights, start)    gives the device function
                fill(stage, source, n, first_row, top, left, first_g, t), which all threads t of a
-               block call. Behind stage[start] it stages the weights [r, u, j, g, v] of `wide`
-               columns of outputs from column left on, where the first row they are in is top
+               block call. Behind stage[start] it stages the weights of outputs from column left
+               on, where the first row they are in is top
     extra(wide)                                      how many more elements of the stage it wants
     """
 
@@ -250,13 +287,13 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
     def costs(tile: Tile) -> Costs:
         image, pixels = _under_windows(tile, sizes), tile.rows * tile.wide
         return Costs(
-            image.size + weights_size(tile, tile.wide, sizes) + fill.extra(tile.wide),
+            image.size + _weights(tile, tile.wide, sizes).size + fill.extra(tile.wide),
             image.moved + pixels * (tile.groups * taps + SECTOR),
             _words(tile, sizes),
             _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.C // sizes.vector),
         )
 
-    return best_tile(_slab_tiles(sizes, sizes.Ho, sizes.Wo), costs, dtype)
+    return best_tile(_slab_tiles(sizes, sizes.Ho, sizes.Wo, LINES), costs, dtype)
 
 
 @lru_cache
@@ -267,13 +304,14 @@ def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
         image = _over_pixels(tile, sizes)
         weights = tile.rows * K * tile.groups * K + image.down * SECTOR
         return Costs(
-            image.size + weights_size(tile, image.across, sizes) + fill.extra(image.across),
+            image.size + _weights(tile, image.across, sizes).size + fill.extra(image.across),
             image.moved + image.across * weights,
             _words(tile, sizes._replace(stride=1)),
             _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector),
         )
 
-    return best_tile(_slab_tiles(sizes, sizes.H, sizes.W), costs, dtype)
+    lines = LINES if sizes.stride == 1 else (1,)
+    return best_tile(_slab_tiles(sizes, sizes.H, sizes.W, lines), costs, dtype)
 
 
 @lru_cache
@@ -293,7 +331,7 @@ def kernel_tile(sizes: Sizes, dtype: np.dtype) -> Tile:
 
     most = max(1, min(sizes.G, CHANNELS // per_group))
     lanes = [(groups * sizes.K, groups) for groups in range(1, most + 1)]
-    return best_tile(_tiles(lanes, sizes.Ho, sizes.Wo), costs, dtype)
+    return best_tile(_tiles(lanes, sizes.Ho, sizes.Wo, TAP_PIXELS, (1,)), costs, dtype)
 
 
 class Costs(NamedTuple):
@@ -339,19 +377,26 @@ def _columns(tile: Tile, sizes: Sizes) -> int:
 
 def _words(tile: Tile, sizes: Sizes) -> int:
     """What a thread reads of the stage to sum its windows: their pixels, and their weights."""
-    return sizes.K * (sizes.vector * _columns(tile, sizes) + tile.pixels * sizes.K)
+    down = (tile.lines - 1) * sizes.stride + sizes.reach + 1
+    return sizes.vector * down * _columns(tile, sizes) + tile.lines * tile.pixels * sizes.K**2
 
 
-def _tiles(lanes_and_groups: Sequence[tuple[int, int]], H: int, W: int) -> Iterator[Tile]:
-    for pixels in (PIXELS, 1):
+def _tiles(
+    lanes_and_groups: Sequence[tuple[int, int]],
+    H: int,
+    W: int,
+    pixels_of_thread: Sequence[int],
+    lines_of_thread: Sequence[int],
+) -> Iterator[Tile]:
+    for pixels, lines in itertools.product(pixels_of_thread, lines_of_thread):
         for lanes, groups in lanes_and_groups:
             most = max(1, BLOCK // lanes)
             for strips in range(1, min(-(-W // pixels), most) + 1):
-                for rows in range(1, min(H, most // strips, DEEPEST) + 1):
-                    yield Tile(lanes, strips, rows, pixels, groups)
+                for stacks in range(1, min(-(-H // lines), most // strips, DEEPEST) + 1):
+                    yield Tile(lanes, strips, stacks, lines, pixels, groups)
 
 
-def _slab_tiles(sizes: Sizes, H: int, W: int) -> Iterator[Tile]:
+def _slab_tiles(sizes: Sizes, H: int, W: int, lines: Sequence[int]) -> Iterator[Tile]:
     """Tiles whose lanes are vectors of channels."""
 
     def groups(lanes: int) -> int:
@@ -363,11 +408,23 @@ def _slab_tiles(sizes: Sizes, H: int, W: int) -> Iterator[Tile]:
         return min(sizes.G, (slab - 2) // per_group + 2)
 
     most = min(sizes.C // sizes.vector, LANES)
-    return _tiles([(lanes, groups(lanes)) for lanes in range(1, most + 1)], H, W)
+    lanes = [(lanes, groups(lanes)) for lanes in range(1, most + 1)]
+    return _tiles(lanes, H, W, PIXELS, lines)
 
 
-def weights_size(tile: Tile, wide: int, sizes: Sizes) -> int:
-    return -(-tile.rows * wide * tile.groups * sizes.K**2 // 4) * 4
+def _weights(tile: Tile, wide: int, sizes: Sizes) -> Weights:
+    weights = Weights(tile.rows, wide, tile.groups, sizes.K, 0)
+    return weights._replace(gap=_gap(weights.row, tile.lines, tile.wide * weights.pixel))
+
+
+def _gap(step: int, times: int, wanted: int, unit: int = 1) -> int:
+    """Elements, in whole units, that put the threads of the next stack into banks of their own.
+
+    They read `times` steps further on. With the gap that is, but for whole rounds of the banks, as
+    far as wanted: to where the next strip would read.
+    """
+    gaps = range(0, BANKS, unit)
+    return next((gap for gap in gaps if (times * (step + gap) - wanted) % BANKS == 0), 0)
 
 
 def _under_windows(tile: Tile, sizes: Sizes) -> Image:
@@ -375,7 +432,9 @@ def _under_windows(tile: Tile, sizes: Sizes) -> Image:
     down, across = (
         (count - 1) * sizes.stride + sizes.reach + 1 for count in (tile.rows, tile.wide)
     )
-    return Image(down, across, tile.lanes * sizes.vector)
+    image = Image(down, across, tile.lanes * sizes.vector)
+    wanted = tile.wide * sizes.stride * image.pixel
+    return image._replace(gap=_gap(image.line, tile.lines * sizes.stride, wanted, 4))
 
 
 def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
@@ -386,7 +445,8 @@ def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
     down, across = (
         (count - 1 + sizes.reach) // sizes.stride + 1 for count in (tile.rows, tile.wide)
     )
-    return Image(down, -(-across // 4) * 4, tile.lanes * sizes.vector)
+    image = Image(down, -(-across // 4) * 4, tile.lanes * sizes.vector)
+    return image._replace(gap=_gap(image.line, tile.lines, tile.wide * image.pixel, 4))
 
 
 def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
@@ -398,27 +458,41 @@ def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
 
 @lru_cache
 def _read_weights(
-    sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, wide: int, start: int
+    sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, weights: Weights, start: int
 ) -> Callable:
+    """A thread reads one of a pixel's weights, and the same of further pixels."""
     Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
-    tile_rows, run, threads = tile.rows, tile.groups * K, tile.threads
-    output_of = meeting.output_of
+    tile_rows, wide, threads = tile.rows, weights.wide, tile.threads
+    row, taps, pixel = weights.row, weights.taps, weights.pixel
+    down, step, taps_of = meeting
+    run = tile.groups * K * K
+    parts = max(1, threads // run)  # of the pixels, where there are threads for several
+    ahead = _evenly(-(-down * wide // parts))
     zero = dtype(0)
 
     @cuda.jit(device=True)
     def fill(stage, source, n, first_row, top, left, first_g, t):
-        e = at(t)
-        while e < wide * run:
-            j, g, v = at(left + e // run), at(first_g + e % run // K), at(e % K)
-            limit = at(Ho) if j < Wo and g < G else at(0)
-            first = (n * Ho * Wo + j) * (G * K * K) + g * (K * K) + v
-            for r in range(tile_rows):
-                for u in range(K):
-                    i, met = output_of(first_row, r, u, limit)
-                    value = zero
-                    if met:
-                        value = source[0][far(first + i * (Wo * G * K * K) + u * K)]
-                    stage[far(start + e + (r * K + u) * (wide * run))] = value
+        held = cuda.local.array(ahead, dtype)
+        own = at(t) // run
+        e = at(t - own * run)
+        while own < parts and e < run:
+            g, u, v = e // (K * K), e // K % K, e % K
+            place = start + u * taps + g * K + v
+            first = ((n * Ho + top) * Wo + left) * (G * K * K) + first_g * (K * K) + e
+            limit = at(Ho) if first_g + g < G else at(0)
+            for first_m in range(own, down * wide, parts * ahead):
+                for a in range(ahead):
+                    m = at(first_m + a * parts)
+                    z, j = m // wide, m % wide
+                    held[a] = zero
+                    if z < down and at(top + z) < limit and at(left + j) < Wo:
+                        held[a] = source[0][at(first + (z * Wo + j) * (G * K * K))]
+                for a in range(ahead):
+                    m = at(first_m + a * parts)
+                    z, j = m // wide, m % wide
+                    r = at(taps_of(first_row, top + z)[0] + u * step)
+                    if z < down and r < tile_rows:
+                        stage[at(place + r * row + j * pixel)] = held[a]
             e = at(e + threads)
 
     return fill
@@ -433,15 +507,10 @@ def _forward_meeting(sizes: Sizes, tile: Tile) -> Meeting:
     K = sizes.K
 
     @cuda.jit(device=True)
-    def output_of(first_row, r, u, limit):
-        i = first_row + r
-        return i, at(i) < limit
-
-    @cuda.jit(device=True)
     def taps_of(first_row, i):
         return i - first_row, 0, K
 
-    return Meeting(tile.rows, 0, output_of, taps_of)
+    return Meeting(tile.rows, 0, taps_of)
 
 
 @lru_cache
@@ -451,20 +520,17 @@ def _image_meeting(sizes: Sizes, tile: Tile) -> Meeting:
     tile_rows = tile.rows
 
     @cuda.jit(device=True)
-    def output_of(first_row, r, u, limit):
-        first = first_row + r + before - u * dilation
-        if stride == 1:
-            return first, at(first) < limit
-        i = at(at(first) // stride)  # something huge where first is negative
-        return i, at(first) % stride == 0 and i < limit
-
-    @cuda.jit(device=True)
     def taps_of(first_row, i):
         first = i * stride - before - first_row
         lowest = max(0, -(first // dilation))
         return first, lowest, max(lowest, min(K, (tile_rows - 1 - first) // dilation + 1))
 
-    return Meeting(_over_pixels(tile, sizes).down, dilation, output_of, taps_of)
+    return Meeting(_over_pixels(tile, sizes).down, dilation, taps_of)
+
+
+def _evenly(count: int) -> int:
+    """How many of `count` reads to have under way at once, in rounds of about the same length."""
+    return -(-count // -(-count // AHEAD))
 
 
 @lru_cache
@@ -472,19 +538,22 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
     """A function by which all threads t of a block bring part of an image into the stage.
 
     It begins at row top and column left of image n, with channel c, and takes channels below end.
-    A thread goes down a column, so that it finds its place but once.
+    A thread goes down a column, so that it finds its place but once. It reads some rows before it
+    writes the first of them, or each would wait for memory alone.
     """
     H, W, C = sizes
-    down, across, channels = part
+    down, across, channels, _ = part
     vectors, pixel_step, line = channels // vector, part.pixel, part.line
     wide = across * vectors
     parts = max(1, threads // wide)  # of the rows, where there are threads for several
+    ahead = _evenly(-(-down // parts))
+    room = ahead * vector
     load, store = ACCESS[vector]
     zero = dtype(0)
 
     @cuda.jit(device=True)
     def stage_image(stage, start, image, n, top, left, first_c, end, t):
-        values = cuda.local.array(vector, dtype)
+        held = cuda.local.array(room, dtype)
         own = at(t) // wide if parts > 1 else at(0)
         e = at(t - own * wide)
         while own < parts and e < wide:
@@ -492,35 +561,85 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
             limit = at(H) if s < W and c < end else at(0)
             first = ((n * H + top) * W + s) * C + c
             place = start + e // vectors * pixel_step + e % vectors * vector
-            for row in range(own, down, parts):
-                for q in range(vector):
-                    values[q] = zero
-                if at(top + row) < limit:
-                    found = load(image, far(first + row * (W * C)))
+            for first_row in range(own, down, parts * ahead):
+                for a in range(ahead):
+                    row = first_row + a * parts
                     for q in range(vector):
-                        values[q] = found[q]
-                store(stage, far(place + row * line), values, 0)
+                        held[a * vector + q] = zero
+                    if row < down and at(top + row) < limit:
+                        found = load(image, far(first + row * (W * C)))
+                        for q in range(vector):
+                            held[a * vector + q] = found[q]
+                for a in range(ahead):
+                    row = first_row + a * parts
+                    if row < down:
+                        store(stage, far(place + row * line), held, a * vector)
             e = at(e + threads)
 
     return stage_image
 
 
 @lru_cache
+def _add_lines(
+    sizes: Sizes, tile: Tile, weights: Weights, to_image: bool, line: int, count: int
+) -> Callable:
+    """What row a of a thread's windows adds to the sums of `count` of its lines, from `line` on.
+
+    Lines from `end` on lie beyond the image.
+
+    One after the other, twice half as many: none is a loop, and every sum stays in a register.
+    """
+    if count > 1:
+        half = count // 2
+        add_half = _add_lines(sizes, tile, weights, to_image, line, half)
+        add_others = _add_lines(sizes, tile, weights, to_image, line + half, count - half)
+
+        @cuda.jit(device=True)
+        def add_lines(staged, window, sums, a, first_weight, end):
+            add_half(staged, window, sums, a, first_weight, end)
+            add_others(staged, window, sums, a, first_weight, end)
+
+        return add_lines
+
+    K, stride, dilation, reach = sizes.K, sizes.stride, sizes.dilation, sizes.reach
+    vector, pixels = sizes.vector, tile.pixels
+    row, taps, pixel = weights.row, weights.taps, weights.pixel
+
+    @cuda.jit(device=True)
+    def add_line(staged, window, sums, a, first_weight, end):
+        # rows below the window's first; wraps where there are none
+        below = at(line + reach - a) if to_image else at(a - line * stride)
+        u = below // dilation
+        if line < end and below % dilation == 0 and u < K:
+            for p in range(pixels):
+                for v in range(K):
+                    column = p + (K - 1 - v) * dilation if to_image else p * stride + v * dilation
+                    weighed = column if to_image else p
+                    place = first_weight + line * row + u * taps + weighed * pixel + v
+                    weight = staged[far(place)]
+                    for q in range(vector):
+                        k = (line * pixels + p) * vector + q
+                        sums[k] += weight * window[column * vector + q]
+
+    return add_line
+
+
+@lru_cache
 def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, tile_rows, pixels, groups = tile
-    wide = tile.wide
+    lanes, strips, _, lines, pixels, _ = tile
+    wide, tile_rows = tile.wide, tile.rows
     high = -(-Ho // tile_rows)  # tiles in a column
-    part = _under_windows(tile, sizes)
+    part, weights = _under_windows(tile, sizes), _weights(tile, wide, sizes)
     pixel_step, line = part.pixel, part.line
-    start = part.size
-    row_of_taps = wide * groups * K
-    columns = _columns(tile, sizes)
-    owned, read = pixels * vector, columns * vector
-    stage = staging(start + weights_size(tile, wide, sizes) + fill.extra(wide), dtype)
+    start, weights_row, weights_pixel = part.size, weights.row, weights.pixel
+    columns, down = _columns(tile, sizes), (lines - 1) * stride + sizes.reach + 1
+    owned, read = lines * pixels * vector, columns * vector
+    stage = staging(start + weights.size + fill.extra(wide), dtype)
     stage_image = _stage_image((H, W, C), part, vector, tile.threads, dtype)
-    fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), wide, start)
+    fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), weights, start)
+    add_lines = _add_lines(sizes, tile, weights, False, 0, lines)
     load, store = ACCESS[vector]
     zero = dtype(0)
 
@@ -540,29 +659,26 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         fill_weights(staged, source, n, first_i, first_i, first_j, first_g, t)
         cuda.syncthreads()
 
-        i, j, c = first_i + tz, first_j + ty * pixels, first_c + tx * vector
+        r = tz * lines
+        i, j, c = first_i + r, first_j + ty * pixels, first_c + tx * vector
         if i >= Ho or j >= Wo or c >= C:
             return
         g = at(c) // per_group - first_g
-        first = tz * stride * line + ty * pixels * stride * pixel_step + tx * vector
-        first_weight = start + tz * K * row_of_taps + (ty * pixels * groups + g) * K
+        first = r * stride * line + ty * pixels * stride * pixel_step + tx * vector
+        first_weight = start + r * weights_row + ty * pixels * weights_pixel + g * K
         for e in range(owned):
             sums[e] = zero
-        for u in range(K):
+        for a in range(down):
             for column in range(columns):
-                values = load(staged, far(first + u * dilation * line + column * pixel_step))
+                values = load(staged, far(first + a * line + column * pixel_step))
                 for q in range(vector):
                     window[column * vector + q] = values[q]
-            for p in range(pixels):
-                for v in range(K):
-                    weight = staged[far(first_weight + u * row_of_taps + p * groups * K + v)]
-                    for q in range(vector):
-                        column = p * stride + v * dilation
-                        sums[p * vector + q] += weight * window[column * vector + q]
+            add_lines(staged, window, sums, a, first_weight, Ho - i)
         first_y = ((n * Ho + i) * Wo + j) * C + c
-        for p in range(pixels):
-            if j + p < Wo:
-                store(y, far(first_y + p * C), sums, p * vector)
+        for b in range(lines):
+            for p in range(pixels):
+                if i + b < Ho and j + p < Wo:
+                    store(y, far(first_y + (b * Wo + p) * C), sums, (b * pixels + p) * vector)
 
     return involution
 
@@ -571,19 +687,22 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
 def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has_also: bool) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, tile_rows, pixels, groups = tile
-    wide = tile.wide
+    lanes, strips, _, lines, pixels, _ = tile
+    wide, tile_rows = tile.wide, tile.rows
     high = -(-H // tile_rows)  # tiles in a column
     part = _over_pixels(tile, sizes)
     across, pixel_step, line = part.across, part.pixel, part.line
-    start = part.size
-    row_of_taps = across * groups * K
-    columns = pixels + sizes.reach  # outputs that a thread's pixels see in a row, stride 1
+    weights = _weights(tile, across, sizes)
+    start, weights_row, weights_pixel = part.size, weights.row, weights.pixel
+    row_of_taps = weights.taps
+    # what a thread's pixels see in a row and how many rows, stride 1
+    columns, down = pixels + sizes.reach, lines + sizes.reach
     ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
-    owned, read = pixels * vector, columns * vector
-    stage = staging(start + weights_size(tile, across, sizes) + fill.extra(across), dtype)
+    owned, read = lines * pixels * vector, columns * vector
+    stage = staging(start + weights.size + fill.extra(across), dtype)
     stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads, dtype)
-    fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), across, start)
+    fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), weights, start)
+    add_lines = _add_lines(sizes, tile, weights, True, 0, lines)
     load, store = ACCESS[vector]
     zero = dtype(0)
 
@@ -604,63 +723,89 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
         fill_weights(staged, source, n, first_r, top, left, first_g, t)
         cuda.syncthreads()
 
-        r, s, c = first_r + tz, first_s + ty * pixels, first_c + tx * vector
+        own = tz * lines
+        r, s, c = first_r + own, first_s + ty * pixels, first_c + tx * vector
         if r >= H or s >= W or c >= C:
             return
         g = at(c) // per_group - first_g
-        first_weight = start + tz * K * row_of_taps + (ty * pixels * groups + g) * K
+        first_weight = start + own * weights_row + ty * pixels * weights_pixel + g * K
         for e in range(owned):
             sums[e] = zero
-        for u in range(K):
-            met = at(r + before - u * dilation)  # wraps where it is negative
-            i = at(met // stride)
-            if met % stride == 0 and i < Ho:
-                own_line = (i - top) * line + tx * vector
-                if stride == 1:
-                    first = own_line + ty * pixels * pixel_step
+        if stride == 1:
+            first = own * line + ty * pixels * pixel_step + tx * vector
+            for a in range(down):
+                if at(top + own + a) < Ho:
                     for column in range(columns):
-                        values = load(staged, far(first + column * pixel_step))
+                        values = load(staged, far(first + a * line + column * pixel_step))
                         for q in range(vector):
                             window[column * vector + q] = values[q]
-                    for p in range(pixels):
-                        for v in range(K):
-                            column = p + (K - 1 - v) * dilation
-                            place = first_weight + u * row_of_taps + column * groups * K + v
-                            weight = staged[far(place)]
-                            for q in range(vector):
-                                sums[p * vector + q] += weight * window[column * vector + q]
-                else:
-                    own_weights = start + (tz * K + u) * row_of_taps + g * K
+                    add_lines(staged, window, sums, a, first_weight, lines)
+        else:
+            for u in range(K):
+                met = at(r + before - u * dilation)  # wraps where it is negative
+                i = at(met // stride)
+                if met % stride == 0 and i < Ho:
+                    own_line = (i - top) * line + tx * vector
+                    own_weights = start + own * weights_row + u * row_of_taps + g * K
                     for p in range(pixels):
                         for v in range(K):
                             first = at(s + p + before - v * dilation)
                             j = at(first // stride)
                             if first % stride == 0 and j < Wo:
                                 column = at(j - left)
-                                weight = staged[at(own_weights + column * groups * K + v)]
+                                weight = staged[at(own_weights + column * weights_pixel + v)]
                                 values = load(staged, at(own_line + column * pixel_step))
                                 for q in range(vector):
                                     sums[p * vector + q] += weight * values[q]
         first_dx = ((n * H + r) * W + s) * C + c
-        for p in range(pixels):
-            if s + p < W:
-                if has_also:
-                    i, j = at(r) // stride, at(s + p) // stride
-                    high_cell = stride if (i + 1) * stride <= H else H - i * stride
-                    across_cell = stride if (j + 1) * stride <= W else W - j * stride
-                    values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
-                    for q in range(vector):
-                        sums[p * vector + q] += values[q] / dtype(high_cell * across_cell)
-                store(dx, far(first_dx + p * C), sums, p * vector)
+        for b in range(lines):
+            for p in range(pixels):
+                k = (b * pixels + p) * vector
+                if r + b < H and s + p < W:
+                    if has_also:
+                        i, j = at(r + b) // stride, at(s + p) // stride
+                        high_cell = stride if (i + 1) * stride <= H else H - i * stride
+                        across_cell = stride if (j + 1) * stride <= W else W - j * stride
+                        values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
+                        for q in range(vector):
+                            sums[k + q] += values[q] / dtype(high_cell * across_cell)
+                    store(dx, far(first_dx + (b * W + p) * C), sums, k)
 
     return involution_image_gradient
+
+
+@lru_cache
+def _add_products(sizes: Sizes, pixel: int, count: int) -> Callable:
+    """What one vector of channels adds to the sums of `count` pixels: see `_add_lines`."""
+    if count > 1:
+        half = count // 2
+        add_half = _add_products(sizes, pixel, half)
+        add_others = _add_products(sizes, pixel + half, count - half)
+
+        @cuda.jit(device=True)
+        def add_products(gradient, window, sums):
+            add_half(gradient, window, sums)
+            add_others(gradient, window, sums)
+
+        return add_products
+
+    K, stride, dilation, vector = sizes.K, sizes.stride, sizes.dilation, sizes.vector
+
+    @cuda.jit(device=True)
+    def add_pixel(gradient, window, sums):
+        for v in range(K):
+            for q in range(vector):
+                column = pixel * stride + v * dilation
+                sums[pixel * K + v] += gradient[pixel * vector + q] * window[column * vector + q]
+
+    return add_pixel
 
 
 @lru_cache
 def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, tile_rows, pixels, groups = tile
+    lanes, strips, tile_rows, _, pixels, groups = tile
     wide, threads = tile.wide, tile.threads
     high = -(-Ho // tile_rows)  # tiles in a column
     part, part_dy = _chunk(tile, sizes)
@@ -674,6 +819,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     stage = staging(max(part.size + part_dy.size, tile_rows * wide * run), dtype)
     stage_image = _stage_image((H, W, C), part, vector, threads, dtype)
     stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads, dtype)
+    add_products = _add_products(sizes, 0, pixels)
     load, _ = ACCESS[vector]
     zero = dtype(0)
 
@@ -711,12 +857,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
                     values = load(staged, far(first_dy + own + p * pixel_step))
                     for q in range(vector):
                         gradient[p * vector + q] = values[q]
-                for p in range(pixels):
-                    for v in range(K):
-                        for q in range(vector):
-                            column = p * stride + v * dilation
-                            product = gradient[p * vector + q] * window[column * vector + q]
-                            sums[p * K + v] += product
+                add_products(gradient, window, sums)
         cuda.syncthreads()
         first_sum = ((tz * wide + ty * pixels) * groups + g) * taps + u * K
         for p in range(pixels):
