@@ -222,9 +222,9 @@ class Program:
     """
 
     def __init__(self, ptx: str):
-        head, body = ptx.split(".visible .entry", 1)
+        _, body = ptx.split(".visible .entry", 1)
         self.symbols: dict[str, int] = {}
-        self.shared_size = self._place(head, "shared")
+        self.shared_size = self._place(ptx, "shared")
         self.local_size = self._place(body, "local")
         self.registers: dict[str, np.dtype] = {}
         for kind, name, count in re.findall(r"\.reg \.(\w+)\s+(%\w+)(?:<(\d+)>)?;", body):
@@ -232,7 +232,7 @@ class Program:
             self.registers |= dict.fromkeys(names, TYPES[kind])
         self.labels: dict[str, int] = {}
         self.blocks: list[list[Instruction]] = [[]]
-        code = re.sub(r"//.*|\.(?:reg|local|pragma)[^;]*;", "", body[body.index("{") + 1 :])
+        code = re.sub(r"//.*|\.(?:reg|local|shared|pragma) [^;]*;", "", body[body.index("{") + 1 :])
         for label, text in re.findall(r"(\$\w+):|([@\w][^;]*);", code):
             if self.blocks[-1] and (label or self.blocks[-1][-1].ends_block):
                 self.blocks.append([])

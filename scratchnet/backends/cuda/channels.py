@@ -4,7 +4,7 @@ A block takes 32 channels, or as many as there are, and every so-many-th row: it
 runs over channels, which are neighbours in memory, and its y axis over rows. A thread adds up its
 own rows in registers, the block's threads of one channel join in shared memory, halving their
 number each time, and the block writes one partial result per channel. A second kernel joins the
-blocks' partials in order. Who adds what depends on the shape alone: the same bits every run.
+blocks' partials the same way. Who adds what depends on the shape alone: the same bits every run.
 
 Moments take one pass. The textbook's E[x^2] - E[x]^2 loses everything in float32 where the mean is
 1e4; instead every thread takes off its own first value before it squares, which leaves numbers of
@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from scratchnet.backends.cuda.arrays import Array, empty
-from scratchnet.backends.cuda.device import SIMULATED, at, cuda, launch, launch_over, numba_type
+from scratchnet.backends.cuda.device import SIMULATED, at, cuda, launch, numba_type
 from scratchnet.backends.cuda.matrix_product import add_chunks
 
 _BLOCK = 16 if SIMULATED else 256  # threads
@@ -53,7 +53,10 @@ def moments(x: Array, eps: float) -> tuple[Array, Array]:
     launch(_moments_kernel(dtype, lanes), blocks, threads, x, partial, rows, C)
     mean, inv_std = empty(C, x.dtype), empty(C, x.dtype)
     eps = x.dtype.type(eps)
-    launch_over(C, _join_moments_kernel(dtype), partial, mean, inv_std, eps, chunks)
+    slices = min(1 << (chunks - 1).bit_length(), _BLOCK)
+    kernel = _join_moments_kernel(dtype, _BLOCK // slices)
+    blocks = -(-C * slices // _BLOCK)
+    launch(kernel, blocks, _BLOCK, partial, mean, inv_std, eps, chunks, C)
     return mean, inv_std
 
 
@@ -111,9 +114,30 @@ def _join(count, mean, m2, other_count, other_mean, other_m2):
 
 
 @lru_cache
+def _join_moments(lanes: int) -> Callable:
+    """The slices t // lanes of a block join, halving their number until the first holds all."""
+    high = _BLOCK // lanes
+
+    @cuda.jit(device=True)
+    def join(counts, means, m2s, t):
+        half = high // 2
+        while half > 0:
+            cuda.syncthreads()
+            if t < half * lanes:
+                other = t + half * lanes
+                counts[t], means[t], m2s[t] = _join(
+                    counts[t], means[t], m2s[t], counts[other], means[other], m2s[other]
+                )
+            half //= 2
+
+    return join
+
+
+@lru_cache
 def _moments_kernel(dtype: Any, lanes: int) -> Any:
     zero, one = dtype(0), dtype(1)
     high = _BLOCK // lanes
+    join = _join_moments(lanes)
 
     @cuda.jit
     def moments(x, partial, rows, C):
@@ -137,15 +161,7 @@ def _moments_kernel(dtype: Any, lanes: int) -> Any:
         counts[t] = count
         means[t] = shift + total
         m2s[t] = squares
-        half = high // 2
-        while half > 0:
-            cuda.syncthreads()
-            if ty < half:
-                other = t + half * lanes
-                counts[t], means[t], m2s[t] = _join(
-                    counts[t], means[t], m2s[t], counts[other], means[other], m2s[other]
-                )
-            half //= 2
+        join(counts, means, m2s, t)
         if ty == 0 and c < C:
             partial[at(cuda.blockIdx.y * 3 * C + c)] = counts[t]
             partial[at((cuda.blockIdx.y * 3 + 1) * C + c)] = means[t]
@@ -155,23 +171,35 @@ def _moments_kernel(dtype: Any, lanes: int) -> Any:
 
 
 @lru_cache
-def _join_moments_kernel(dtype: Any) -> Any:
+def _join_moments_kernel(dtype: Any, lanes: int) -> Any:
     zero, one = dtype(0), dtype(1)
+    slices = _BLOCK // lanes
+    join = _join_moments(lanes)
 
     @cuda.jit
     def join_moments(partial, mean, inv_std, eps, chunks, C):
-        for c in range(cuda.grid(1), C, cuda.gridsize(1)):
-            count, center, m2 = partial[at(c)], partial[at(C + c)], partial[at(2 * C + c)]
-            for chunk in range(1, chunks):
+        counts = cuda.shared.array(_BLOCK, dtype)
+        means = cuda.shared.array(_BLOCK, dtype)
+        m2s = cuda.shared.array(_BLOCK, dtype)
+        t = cuda.threadIdx.x
+        c = cuda.blockIdx.x * lanes + t % lanes
+        count, center, m2 = zero, zero, zero
+        if c < C:
+            for chunk in range(t // lanes, chunks, slices):
                 start = chunk * 3 * C + c
                 count, center, m2 = _join(
                     count, center, m2,
                     partial[at(start)], partial[at(start + C)], partial[at(start + 2 * C)],
                 )  # fmt: skip
-            variance = m2 / count
+        counts[t] = count
+        means[t] = center
+        m2s[t] = m2
+        join(counts, means, m2s, t)
+        if t < lanes and c < C:
+            variance = m2s[t] / counts[t]
             if variance < 0:  # what is left of it is rounding
                 variance = zero
-            mean[at(c)] = center
+            mean[at(c)] = means[t]
             inv_std[at(c)] = one / math.sqrt(variance + eps)
 
     return join_moments

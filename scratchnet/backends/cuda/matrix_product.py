@@ -20,9 +20,12 @@ are constants next to one base; what a line's index says (which image, which pix
 for all steps; and where four neighbours of memory are four neighbours of the matrix, they come in
 one load. With tiles of 128 x 128, 512 of a step's 600 instructions multiply and add.
 
-Where M * N is small and k is long (the gradient of a weight: k runs over every pixel of the batch)
-k is cut into chunks, each chunk's sums go to an array of their own, and `add_chunks` adds them in a
-fixed order: the same bits every run, without atomics.
+Where that gives few blocks and k is long (the gradient of a weight: k runs over every pixel of the
+batch) k is cut into chunks, each chunk's sums go to an array of their own, and a second kernel adds
+them in a fixed order and hands them to `store`: the same bits every run, without atomics. `plan`
+chooses tile and chunks by the time that they should take. Where M and N are a few numbers, as in
+the smallest involutions, tiles would be empty for the most part: there a thread takes whole rows of
+k and keeps all sums (`_thin_kernel`).
 """
 
 from collections.abc import Callable
@@ -39,7 +42,6 @@ from scratchnet.backends.cuda.device import (
     cuda,
     far,
     launch,
-    launch_over,
     load4,
     numba_type,
     staging,
@@ -61,6 +63,11 @@ class Tile(NamedTuple):
     @property
     def threads(self) -> int:
         return (self.BM // self.TM) * (self.BN // self.TN)
+
+    @property
+    def staged(self) -> int:
+        """Elements of shared memory: two steps of A, and two of B."""
+        return 2 * self.BK * (self.BM + PAD + self.BN + PAD)
 
 
 class Matrix(NamedTuple):
@@ -85,41 +92,79 @@ TILES = (
     (Tile(8, 8, 4, 4, 4),)
     if SIMULATED
     else (
+        Tile(128, 128, 16, 8, 8),
         Tile(128, 128, 8, 8, 8),
-        Tile(128, 64, 8, 8, 4),
+        Tile(128, 64, 16, 8, 8),
+        Tile(128, 64, 8, 8, 8),
+        Tile(64, 64, 16, 8, 8),
+        Tile(64, 64, 16, 4, 4),
         Tile(64, 64, 8, 4, 4),
-        Tile(32, 64, 8, 4, 4),
-        Tile(128, 32, 8, 8, 4),
-        Tile(128, 16, 8, 4, 4),
+        Tile(32, 64, 16, 4, 4),
+        Tile(64, 32, 32, 4, 4),
+        Tile(128, 32, 16, 8, 4),
+        Tile(32, 32, 32, 4, 4),
+        Tile(128, 16, 16, 4, 4),
+        Tile(64, 16, 32, 4, 4),
+        Tile(32, 16, 32, 4, 4),
     )
 )
-BLOCKS = 4 if SIMULATED else 264  # that a product should start at least: two for each SM of an H200
-SHORTEST_CHUNK = 8 if SIMULATED else 256
+MULTIPROCESSORS = 2 if SIMULATED else 132  # of an H200
+SHORTEST_CHUNK = 8 if SIMULATED else 64
+MOST_CHUNKS = 256
+STEP_CYCLES = 1000  # from one step of a block to its next, at least: what memory takes to answer
+JOIN_CYCLES = 0 if SIMULATED else 9000  # of a second kernel that adds chunks
+JOINED = 1000  # numbers of chunks that are written and read again in a cycle
+REGISTERS, THREADS_AT_ONCE, SHARED_BYTES = 65536, 2048, 227 * 1024  # of a multiprocessor
+STAGE_BYTES = 48 * 1024  # of a block, without asking
+THIN = 64  # sums that a thread keeps of a product of few lines
+THIN_BLOCK, JOIN_BLOCK = (8, 8) if SIMULATED else (128, 256)  # threads
+
+
+class Plan(NamedTuple):
+    """A tile, and the length and number of the chunks of k."""
+
+    tile: Tile
+    length: int
+    chunks: int
 
 
 @lru_cache
-def choose_tile(M: int, N: int, in_chunks: bool = False) -> Tile:
-    """The tile whose blocks take the least time to cover M x N.
+def plan(M: int, N: int, K: int, groups: int, dtype: np.dtype) -> Plan:
+    """What takes the least time, by a model of a multiprocessor; shapes alone decide.
 
-    For each k, a thread takes TM * TN multiply-adds and about 16 instructions for all else, as the
-    disassembly shows; blocks run in waves of BLOCKS, which chunks of k can always fill.
+    Its blocks take turns to multiply, and none takes a step before its numbers have come from
+    memory. A thread does TM * TN multiply-adds for each k, and about half as much else as it holds
+    lines.
     """
+    itemsize = np.dtype(dtype).itemsize
 
-    def time(tile: Tile) -> float:
-        blocks = -(-M // tile.BM) * -(-N // tile.BN)
-        work = tile.TM * tile.TN + 16
-        waves = blocks * tile.threads / (256 * BLOCKS)
-        return work * (waves if in_chunks else max(1.0, waves))
+    def cycles(plan: Plan) -> float:
+        tile, length, chunks = plan
+        blocks = -(-M // tile.BM) * -(-N // tile.BN) * groups * chunks
+        held = tile.threads * (tile.TM * tile.TN + 64) * itemsize // 4
+        resident = max(1, min(
+            REGISTERS // held, THREADS_AT_ONCE // tile.threads,
+            SHARED_BYTES // (tile.staged * itemsize), 32,
+        ))  # fmt: skip
+        own = -(-blocks // MULTIPROCESSORS)
+        work = tile.BK * (tile.TM * tile.TN + (tile.TM + tile.TN) / 2 + 4) * tile.threads / 128
+        rounds = own / min(own, resident)
+        time = rounds * -(-length // tile.BK) * max(STEP_CYCLES, min(own, resident) * work)
+        if chunks > 1:
+            time += JOIN_CYCLES + 2 * chunks * M * N * groups / JOINED
+        return time
 
-    return min(TILES, key=time)
+    plans = (
+        Plan(tile, *_chunks(K, 2**power))
+        for tile in TILES
+        for power in range(MOST_CHUNKS.bit_length())
+        if tile.staged * itemsize <= STAGE_BYTES and (power == 0 or K >> power >= SHORTEST_CHUNK)
+    )
+    return min(plans, key=cycles)
 
 
-def chunks_of(k: int, outputs: int) -> tuple[int, int]:
-    """The length, in whole vectors, and number of chunks of k that give enough blocks.
-
-    Shapes alone decide.
-    """
-    wanted = max(1, min(BLOCKS // max(outputs, 1), k // SHORTEST_CHUNK))
+def _chunks(k: int, wanted: int) -> tuple[int, int]:
+    """The length, in whole vectors, and number of about so many chunks of k."""
     length = -(-k // (4 * wanted)) * 4
     return length, -(-k // length)
 
@@ -137,11 +182,26 @@ def multiply(
     K: int,
     groups: int = 1,
 ) -> None:
-    """Sum over all of k, and hand each sum to store; one launch."""
-    tile = choose_tile(M, N)
-    kernel = _kernel(a, b, store, numba_type(dtype), tile)
-    blocks = -(-M // tile.BM), -(-N // tile.BN), groups
-    launch(kernel, blocks, tile.threads, a_arrays, b_arrays, out, M, N, K, K)
+    """Sum over all of k, and hand each sum to store; one launch, or two."""
+    number = numba_type(dtype)
+    if M * N <= THIN and groups == 1 and not a.along_k and not b.along_k:
+        chunks = min(-(-K // (4 * THIN_BLOCK)), 2 * MULTIPROCESSORS)
+        partial = empty(chunks * M * N, dtype)
+        kernel = _thin_kernel(a, b, number, M, N)
+        launch(kernel, chunks, THIN_BLOCK, a_arrays, b_arrays, partial, K)
+        _join(store, number, partial, out, chunks, M, N, 1)
+        return
+    tile, length, chunks = plan(M, N, K, groups, dtype)
+    blocks = -(-M // tile.BM), -(-N // tile.BN), groups * chunks
+    arguments = M, N, K, length
+    if chunks == 1:
+        kernel = _kernel(a, b, store, number, tile)
+        launch(kernel, blocks, tile.threads, a_arrays, b_arrays, out, *arguments)
+        return
+    partial = empty(chunks * M * groups * N, dtype)
+    kernel = _kernel(a, b, store_rows(groups * N, vector_of(N), dtype), number, tile)
+    launch(kernel, blocks, tile.threads, a_arrays, b_arrays, (partial,), *arguments)
+    _join(store, number, partial, out, chunks, M, N, groups)
 
 
 def multiply_long(
@@ -155,31 +215,41 @@ def multiply_long(
     K: int,
     groups: int = 1,
 ) -> list[Array]:
-    """A product with few outputs and a long k, its rows dealt out to several arrays, in order.
+    """A product whose rows are dealt out to one or two arrays, in order.
 
     rows   how many rows each array takes; returns one flat array of rows * groups * N for each
     """
-    M, columns = sum(rows), groups * N
-    dtype = np.dtype(dtype)
-    tile = choose_tile(M, N, in_chunks=True)
-    outputs = -(-M // tile.BM) * -(-N // tile.BN) * groups
-    length, chunks = chunks_of(K, outputs)
-    partial = empty(chunks * M * columns, dtype)
-    store = store_rows(columns, vector_of(N), dtype)
-    kernel = _kernel(a, b, store, numba_type(dtype), tile)
-    blocks = -(-M // tile.BM), -(-N // tile.BN), groups * chunks
-    launch(kernel, blocks, tile.threads, a_arrays, b_arrays, (partial,), M, N, K, length)
-    return add_chunks(partial, chunks, [count * columns for count in rows])
+    results = [empty(count * groups * N, dtype) for count in rows]
+    store = _deal_rows(groups * N, rows[0])
+    out = results[0], results[-1]
+    multiply(a, b, store, dtype, a_arrays, b_arrays, out, sum(rows), N, K, groups)
+    return results
+
+
+def _join(
+    store: Callable,
+    dtype: Any,
+    partial: Array,
+    out: tuple,
+    chunks: int,
+    M: int,
+    N: int,
+    groups: int,
+) -> None:
+    """Add the chunks up, in order, and hand the sums to store."""
+    squares = -(-M // 4) * -(-N // 4) * groups
+    slices = min(1 << (chunks - 1).bit_length(), JOIN_BLOCK)
+    lanes = JOIN_BLOCK // slices
+    kernel = _join_kernel(store, dtype, slices)
+    launch(kernel, -(-squares // lanes), JOIN_BLOCK, partial, out, chunks, M, N, groups)
 
 
 def add_chunks(partial: Array, chunks: int, sizes: list[int]) -> list[Array]:
     """Add up `chunks` rows of sum(sizes) elements, in order, and deal the sums out by sizes."""
     results = [empty(size, partial.dtype) for size in sizes]
-    size = sum(sizes)
-    first = results[0]
-    second = results[1] if len(results) > 1 else first
-    kernel = _add_chunks_kernel(numba_type(partial.dtype))
-    launch_over(size, kernel, partial, first, second, sizes[0], chunks)
+    out = results[0], results[-1]
+    store = _deal_rows(1, sizes[0])
+    _join(store, numba_type(partial.dtype), partial, out, chunks, sum(sizes), 1, 1)
     return results
 
 
@@ -263,6 +333,24 @@ def store_rows(
                 if m + i < M and n + j < N:
                     e = (chunk * M + m + i) * columns + group * N + n + j
                     store_vector(out[0], at(e), square, 4 * i + j)
+
+    return store
+
+
+@lru_cache
+def _deal_rows(columns: int, first_rows: int) -> Callable:
+    """Write so many rows to out[0], and those below them to out[1]."""
+
+    @cuda.jit(device=True)
+    def store(out, chunk, group, m, n, square, M, N):
+        for i in range(4):
+            for j in range(4):
+                if m + i < M and n + j < N:
+                    column = group * N + n + j
+                    if m + i < first_rows:
+                        out[0][at((m + i) * columns + column)] = square[4 * i + j]
+                    else:
+                        out[1][at((m + i - first_rows) * columns + column)] = square[4 * i + j]
 
     return store
 
@@ -431,19 +519,102 @@ def _kernel(a: Matrix, b: Matrix, store: Callable, dtype: Any, tile: Tile) -> An
     return matrix_product
 
 
-@lru_cache
-def _add_chunks_kernel(dtype: Any) -> Any:
+@cache
+def _thin_kernel(a: Matrix, b: Matrix, dtype: Any, M: int, N: int) -> Any:
+    """Products of a few lines: a thread takes every so-many-th k, and keeps all M * N sums.
+
+    The threads of a block then halve their number until one holds the sums of all.
+    """
+    a_vector, b_vector = a.vector, b.vector
+    a_line, a_step, a_read = a.line, a.step, a.read
+    b_line, b_step, b_read = b.line, b.step, b.read
+    sizes = -(-M // a_vector) * a_vector, -(-N // b_vector) * b_vector, M * N
+    a_held, b_held, owned = sizes
+    half_block = THIN_BLOCK // 2
+    room = half_block * owned
     zero = dtype(0)
 
     @cuda.jit
-    def add_chunks(partial, first, second, first_size, chunks, size):
-        for e in range(cuda.grid(1), size, cuda.gridsize(1)):
-            total = zero
-            for chunk in range(chunks):
-                total += partial[at(chunk * size + e)]
-            if e < first_size:
-                first[at(e)] = total
-            else:
-                second[at(e - first_size)] = total
+    def thin_product(a_arrays, b_arrays, partial, K):
+        staged = cuda.shared.array(room, dtype)
+        sums = cuda.local.array(owned, dtype)
+        column = cuda.local.array(a_held, dtype)
+        row = cuda.local.array(b_held, dtype)
+        t = cuda.threadIdx.x
+        for e in range(owned):
+            sums[e] = zero
+        for k in range(cuda.blockIdx.x * THIN_BLOCK + t, K, cuda.gridDim.x * THIN_BLOCK):
+            for m in range(0, M, a_vector):
+                for q in range(a_vector):
+                    column[m + q] = zero
+                a_read(a_arrays, a_line(m, at(0)), a_step(k, at(0)), column, m)
+            for n in range(0, N, b_vector):
+                for q in range(b_vector):
+                    row[n + q] = zero
+                b_read(b_arrays, b_line(n, at(0)), b_step(k, at(0)), row, n)
+            for m in range(M):
+                for n in range(N):
+                    sums[m * N + n] += column[m] * row[n]
+        half = half_block
+        while half > 0:
+            if t >= half and t < 2 * half:
+                for e in range(owned):
+                    staged[at(e * half_block + t - half)] = sums[e]
+            cuda.syncthreads()
+            if t < half:
+                for e in range(owned):
+                    sums[e] += staged[at(e * half_block + t)]
+            cuda.syncthreads()
+            half //= 2
+        if t == 0:
+            for e in range(owned):
+                partial[at(cuda.blockIdx.x * owned + e)] = sums[e]
 
-    return add_chunks
+    return thin_product
+
+
+@cache
+def _join_kernel(store: Callable, dtype: Any, slices: int) -> Any:
+    """Chunks are dealt out to slices of a block; a thread owns a square of 4 x 4 sums of each.
+
+    It adds its chunks up, and slices join, halving their number each time.
+    """
+    lanes = JOIN_BLOCK // slices
+    room = 16 * JOIN_BLOCK
+    zero = dtype(0)
+
+    @cuda.jit
+    def join_chunks(partial, out, chunks, M, N, groups):
+        staged = cuda.shared.array(room, dtype)
+        square = cuda.local.array(16, dtype)
+        t = cuda.threadIdx.x
+        lane, part = at(t) % lanes, at(t) // lanes
+        across = (N + 3) // 4
+        squares = (M + 3) // 4 * across * groups
+        own = cuda.blockIdx.x * lanes + lane
+        group, n = at(own) // at(across) % at(groups), at(own) % at(across) * 4
+        m = at(own) // at(across * groups) * 4
+        for e in range(16):
+            square[e] = zero
+        if own < squares:
+            for chunk in range(part, chunks, slices):
+                first = ((chunk * M + m) * groups + group) * N + n
+                for p in range(4):
+                    for q in range(4):
+                        if m + p < M and n + q < N:
+                            square[4 * p + q] += partial[at(first + p * groups * N + q)]
+        half = slices // 2
+        while half > 0:
+            if part >= half and part < 2 * half:
+                for e in range(16):
+                    staged[at(e * JOIN_BLOCK + t)] = square[e]
+            cuda.syncthreads()
+            if part < half:
+                for e in range(16):
+                    square[e] += staged[at(e * JOIN_BLOCK + t + half * lanes)]
+            cuda.syncthreads()
+            half //= 2
+        if part == 0 and own < squares:
+            store(out, 0, group, m, n, square, M, N)
+
+    return join_chunks
