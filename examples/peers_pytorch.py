@@ -73,7 +73,11 @@ def recorded(step: Callable[[], object]) -> Callable[[], object]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(kept: Callable[[], object] = step) -> None:  # its tensors, which the graph reads
+        graph.replay()
+
+    return replay
 
 
 def gradients_step(net: nn.Module, x: torch.Tensor, dy: torch.Tensor) -> Callable[[], object]:

@@ -273,7 +273,7 @@ class Instruction:
         place = re.search(r"\[(.*?)(?:\+(-?\d+))?\]", rest)
         if place:  # of ld and st
             self.base, self.offset = place.group(1), int(place.group(2) or 0) % 2**64
-        if self.name in ("ld", "st", "bra", "ret", "bar", "mov", "setp"):
+        if self.name in ("ld", "st", "cp", "bra", "ret", "bar", "mov", "setp"):
             self.execute = getattr(_Run, self.name)
         elif self.name in ARITHMETIC:
             self.operation = ARITHMETIC[self.name]
@@ -310,6 +310,7 @@ class _Run:
         self.next = np.zeros(self.count, np.int64)  # block of the program each thread enters next
         self.after_barrier = np.full(self.count, FINISHED)
         self.barriers = 1
+        self.copies: list[tuple] = []  # that nobody waited for yet: threads, places, values
 
     def run(self) -> None:
         while True:
@@ -416,6 +417,37 @@ class _Run:
         for space, owner, some in self.spaces_of(instruction, address):
             places = space.places(address[some], dtype, len(sources), owner[some])
             space.store(places, values[some], self.now(space), self.thread[self.here][some])
+
+    def cp(self, instruction: Instruction) -> None:
+        """A copy from global to shared memory on its own: it is there when its thread has waited.
+
+        What is to be copied is read at once, which is what racecheck of global memory asks for.
+        """
+        here = np.arange(self.count)[self.here]
+        shared, block = self.spaces["shared"]
+        if "wait_all" in instruction.modifiers:
+            waited, self.copies = self.copies, []
+            for threads, places, values in waited:
+                done = np.isin(threads, here)
+                if done.any():
+                    mine = self.thread[threads[done]]
+                    shared.store(places[done], values[done], self.now(shared), mine)
+                if not done.all():
+                    self.copies.append((threads[~done], places[~done], values[~done]))
+            return
+        (to,), (of,), (nbytes,), (size,) = instruction.operands
+        dtype, lanes = (TYPES["u64"], 1) if nbytes == "8" else (TYPES["u32"], int(nbytes) // 4)
+        to, of = (
+            np.broadcast_to(self.value(place.strip("[]"), TYPES["u64"]), self._shape())
+            for place in (to, of)
+        )
+        read = np.broadcast_to(self.value(size, TYPES["u32"]), self._shape()) > 0
+        values = np.zeros((len(here), lanes), dtype)
+        memory, owner = self.spaces["global"]
+        if read.any():
+            places = memory.places(of[read], dtype, lanes, owner[here][read])
+            values[read] = memory.load(places, dtype, self.now(memory), self.thread[here][read])
+        self.copies.append((here, shared.places(to, dtype, lanes, block[here]), values))
 
     def spaces_of(self, instruction: Instruction, address: np.ndarray) -> Any:
         """The spaces that an access goes to, with their owners, and the threads that go there."""

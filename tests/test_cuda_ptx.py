@@ -139,6 +139,7 @@ def compiler():
         )
         patch.setattr(backend.device, "cuda_core", driver)
         patch.setattr(backend.device, "_load", compiler.load)
+        patch.setattr(backend.device, "capability", lambda: COMPUTE_CAPABILITY)
         patch.setattr(backend.arrays, "_allocate", compiler.allocate)
         patch.setattr(backend.arrays, "_upload", lambda array, memory: memory.copy_to_device(array))
         patch.setattr(backend.arrays, "_download", lambda memory: memory.copy_to_host())

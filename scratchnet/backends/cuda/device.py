@@ -3,12 +3,13 @@
 Three targets run the same kernels: Numba's built-in one, the `numba-cuda` package that took over
 from it, and the simulator (NUMBA_ENABLE_CUDASIM=1, set before the first import), which runs each
 GPU thread as a thread of Python and checks every index. The simulator has no pointers and checks
-no types, so the four helpers below that reach beneath Numba exist twice: for a GPU as LLVM
+no types, so the five helpers below that reach beneath Numba exist twice: for a GPU as LLVM
 instructions, for the simulator as the Python that says the same.
 
     load4, store4   four neighbours in memory as one 128-bit access; their first index is a multiple
                     of 4, and every array starts at an address that allows it
     staged          shared memory that load4 may read; see `staging`
+    fetch           memory to shared memory, while the thread goes on; see `fetching`
     uniform         the dropout generator, which wants 64-bit integers that wrap
 
 Arrays are indexed by unsigned numbers; a signed one would pay at each access for Python's negative
@@ -80,6 +81,11 @@ def require_gpu() -> None:
     )
 
 
+def capability() -> tuple[int, int]:
+    """The GPU's compute capability."""
+    return tuple(cuda.get_current_device().compute_capability)
+
+
 def numba_type(dtype: np.dtype) -> Any:
     """The type by which a kernel knows a dtype: it also converts numbers, `dtype(0)`."""
     return _NUMBA_TYPES[np.dtype(dtype)]
@@ -134,9 +140,9 @@ def enter_context() -> None:
         _thread.entered = True
 
 
-def compile_ptx(kernel: Any, arguments: list, capability: tuple[int, int]) -> str:
+def compile_ptx(kernel: Any, arguments: list, compute: tuple[int, int]) -> str:
     """The kernel's PTX for arguments like these."""
-    return cuda.compile_ptx(kernel.py_func, signature_of(arguments), cc=capability)[0]
+    return cuda.compile_ptx(kernel.py_func, signature_of(arguments), cc=compute)[0]
 
 
 def signature_of(arguments: list) -> tuple:
@@ -235,20 +241,19 @@ class _Loaded(NamedTuple):
 
 
 def _load(kernel: Any, arguments: list) -> _Loaded:
-    capability = cuda.get_current_device().compute_capability
     compiled = cache.recall(
-        kernel, signature_of(arguments), tuple(capability),
-        lambda: compile_cubin(kernel, arguments, capability),
+        kernel, signature_of(arguments), capability(),
+        lambda: compile_cubin(kernel, arguments, capability()),
     )  # fmt: skip
     name, _, cubin = compiled.partition(b"\0")
     code = cuda_core.ObjectCode.from_cubin(cubin)
     return _Loaded(code.get_kernel(name), code)
 
 
-def compile_cubin(kernel: Any, arguments: list, capability: tuple[int, int]) -> bytes:
+def compile_cubin(kernel: Any, arguments: list, compute: tuple[int, int]) -> bytes:
     """The kernel's name in the machine code for a GPU, a zero, and that code."""
-    ptx = compile_ptx(kernel, arguments, capability)
-    options = cuda_core.LinkerOptions(arch="sm_{}{}".format(*capability))
+    ptx = compile_ptx(kernel, arguments, compute)
+    options = cuda_core.LinkerOptions(arch="sm_{}{}".format(*compute))
     linker = cuda_core.Linker(cuda_core.ObjectCode.from_ptx(ptx.encode()), options=options)
     (name,) = re.findall(r"\.visible \.entry (\w+)", ptx)
     return name.encode() + b"\0" + linker.link("cubin").code
@@ -343,6 +348,62 @@ else:
     def _lane(i):
         return ir.Constant(ir.IntType(32), i)
 
+    _word, _address = ir.IntType(32), ir.IntType(64)
+    _GLOBAL = 1  # LLVM's address space
+
+    def _copier(vector):
+        """Copies `vector` neighbours on their own, by instructions that GPUs have from 8.0 on."""
+
+        @intrinsic
+        def fetch(typingctx, stage, place, array, index, inside):
+            signature = types.void(stage, place, array, index, types.boolean)
+
+            def generate(context, builder, signature, arguments):
+                stage_type, place_type, array_type, index_type, _ = signature.args
+                stage, place, array, index, inside = arguments
+                itemsize = array_type.dtype.bitwidth // 8
+                nbytes = min(16, vector * itemsize) if itemsize == 4 else itemsize
+                how = "cg" if nbytes == 16 else "ca"  # past the L1 cache, or through it
+                copy = ir.InlineAsm(
+                    ir.FunctionType(ir.VoidType(), [_word, _address, _word]),
+                    f"cp.async.{how}.shared.global [$0], [$1], {nbytes}, $2;",
+                    "r,l,r,~{memory}",
+                    side_effect=True,
+                )
+                to = _address_in(context, builder, stage_type, stage, place_type, place, _SHARED)
+                of = _address_in(context, builder, array_type, array, index_type, index, _GLOBAL)
+                # Of no bytes read, zeros are written.
+                size = builder.select(inside, ir.Constant(_word, nbytes), ir.Constant(_word, 0))
+                for first in range(0, vector * itemsize, nbytes):
+                    further = ir.Constant(_address, first)
+                    to_word = builder.trunc(builder.add(to, further), _word)
+                    builder.call(copy, [to_word, builder.add(of, further), size])
+                return context.get_dummy_value()
+
+            return signature, generate
+
+        return fetch
+
+    def _address_in(context, builder, array_type, array, index_type, index, space):
+        data = context.make_array(array_type)(context, builder, array).data
+        index = context.cast(builder, index, index_type, types.uint64)
+        element = context.get_data_type(array_type.dtype)
+        pointer = builder.addrspacecast(builder.gep(data, [index]), element.as_pointer(space))
+        return builder.ptrtoint(pointer, _address)
+
+    @intrinsic
+    def _wait_for_fetches(typingctx):
+        signature = types.void()
+
+        def generate(context, builder, signature, arguments):
+            wait = ir.InlineAsm(
+                ir.FunctionType(ir.VoidType(), []), "cp.async.wait_all;", "~{memory}", True
+            )
+            builder.call(wait, [])
+            return context.get_dummy_value()
+
+        return signature, generate
+
     @cuda.jit(device=True)
     def uniform(seed, element):
         """Number `element` of the stream `seed`, as `reference/dropout.py` defines it."""
@@ -409,6 +470,32 @@ def store_vector4(array, index, values, first):
 
 
 ACCESS = {4: (load4, store_vector4), 1: (load1, store_vector1)}  # by length of vector
+
+
+@lru_cache
+def fetching(vector: int) -> tuple[Callable, Callable]:
+    """How a kernel brings `vector` neighbours at once into its stage.
+
+    fetch(stage, place, array, index, inside)   copies array[index], ...; zeros where not inside
+    fetched()                                   waits for all that this thread has fetched
+
+    The first GPUs that copy without keeping the thread are those of compute capability 8.0.
+    """
+    if not SIMULATED and capability() >= (8, 0):
+        return _copier(vector), _wait_for_fetches
+    load, store = ACCESS[vector]
+
+    @cuda.jit(device=True)
+    def fetch(stage, place, array, index, inside):
+        if inside:
+            values = load(array, index)
+            for q in range(vector):
+                stage[far(place + q)] = values[q]
+        else:
+            for q in range(vector):
+                stage[far(place + q)] = 0
+
+    return fetch, cuda.jit(device=True)(lambda: None)
 
 
 def describe() -> str:

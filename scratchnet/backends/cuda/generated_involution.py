@@ -247,7 +247,7 @@ def _make_weights(hidden: int) -> Fill:
         Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
         groups, threads, wide = tile.groups, tile.threads, weights.wide
         row, taps, pixel_step = weights.row, weights.taps, weights.pixel
-        down, step, taps_of = meeting
+        down, step, _, taps_of = meeting
         together = next(n for n in (8, 4, 2, 1) if wide % n == 0)
         stretches = wide // together
         deep = max(n for n in range(1, 33) if hidden % n == 0)

@@ -38,6 +38,7 @@ from scratchnet.backends.cuda.device import (
     at,
     cuda,
     far,
+    fetching,
     launch,
     numba_type,
     staging,
@@ -52,7 +53,6 @@ TAP_PIXELS = (2, 1) if SIMULATED else (8, 4, 1)  # of a thread of dkernel, in a 
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
 WARP = BANKS = 32  # threads that run together, numbers that shared memory hands out at once
-AHEAD = 2 if SIMULATED else 8  # reads of a thread that are under way at once
 CHANNELS = 4 if SIMULATED else 16  # of a group, that dkernel's blocks take at once
 STAGE = 48 * 1024  # bytes of shared memory: what every GPU gives without asking
 SECTOR = 8  # numbers that memory hands out at once
@@ -179,6 +179,8 @@ class Meeting(NamedTuple):
 
     down       rows of outputs that the tile can meet
     step       rows of the tile from where a tap meets it to where the next one does
+    output_of  device function (first_row, r, u, limit) -> i, met: the output that row r of the tile
+               meets through taps u, and whether there is one, above row `limit`
     taps_of    device function (first_row, i) -> first, lowest, end: taps u of output i, from lowest
                up to end, meet row first + u * step of the tile, which begins at row first_row of
                its image
@@ -186,6 +188,7 @@ class Meeting(NamedTuple):
 
     down: int
     step: int
+    output_of: Callable
     taps_of: Callable
 
 
@@ -460,39 +463,31 @@ def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
 def _read_weights(
     sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, weights: Weights, start: int
 ) -> Callable:
-    """A thread reads one of a pixel's weights, and the same of further pixels."""
+    """A thread fetches one of a pixel's weights, and the same of further pixels."""
     Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
     tile_rows, wide, threads = tile.rows, weights.wide, tile.threads
     row, taps, pixel = weights.row, weights.taps, weights.pixel
-    down, step, taps_of = meeting
-    run = tile.groups * K * K
+    output_of = meeting.output_of
+    run, whole = tile.groups * K * K, G * K * K  # weights of a pixel, here and in memory
     parts = max(1, threads // run)  # of the pixels, where there are threads for several
-    ahead = _evenly(-(-down * wide // parts))
-    zero = dtype(0)
+    fetch, _ = fetching(1)
 
     @cuda.jit(device=True)
     def fill(stage, source, n, first_row, top, left, first_g, t):
-        held = cuda.local.array(ahead, dtype)
         own = at(t) // run
         e = at(t - own * run)
         while own < parts and e < run:
             g, u, v = e // (K * K), e // K % K, e % K
             place = start + u * taps + g * K + v
-            first = ((n * Ho + top) * Wo + left) * (G * K * K) + first_g * (K * K) + e
+            first = (n * Ho * Wo + left) * whole + first_g * (K * K) + e
             limit = at(Ho) if first_g + g < G else at(0)
-            for first_m in range(own, down * wide, parts * ahead):
-                for a in range(ahead):
-                    m = at(first_m + a * parts)
-                    z, j = m // wide, m % wide
-                    held[a] = zero
-                    if z < down and at(top + z) < limit and at(left + j) < Wo:
-                        held[a] = source[0][at(first + (z * Wo + j) * (G * K * K))]
-                for a in range(ahead):
-                    m = at(first_m + a * parts)
-                    z, j = m // wide, m % wide
-                    r = at(taps_of(first_row, top + z)[0] + u * step)
-                    if z < down and r < tile_rows:
-                        stage[at(place + r * row + j * pixel)] = held[a]
+            for r in range(tile_rows):
+                i, met = output_of(first_row, r, u, limit)
+                first_of_row = first + i * (Wo * whole)
+                for j in range(own, wide, parts):
+                    inside = met and at(left + j) < Wo
+                    index = at(first_of_row + j * whole)
+                    fetch(stage, at(place + r * row + j * pixel), source[0], index, inside)
             e = at(e + threads)
 
     return fill
@@ -507,10 +502,15 @@ def _forward_meeting(sizes: Sizes, tile: Tile) -> Meeting:
     K = sizes.K
 
     @cuda.jit(device=True)
+    def output_of(first_row, r, u, limit):
+        i = first_row + r
+        return i, at(i) < limit
+
+    @cuda.jit(device=True)
     def taps_of(first_row, i):
         return i - first_row, 0, K
 
-    return Meeting(tile.rows, 0, taps_of)
+    return Meeting(tile.rows, 0, output_of, taps_of)
 
 
 @lru_cache
@@ -520,40 +520,38 @@ def _image_meeting(sizes: Sizes, tile: Tile) -> Meeting:
     tile_rows = tile.rows
 
     @cuda.jit(device=True)
+    def output_of(first_row, r, u, limit):
+        first = first_row + r + before - u * dilation
+        if stride == 1:
+            return first, at(first) < limit
+        i = at(at(first) // stride)  # something huge where first is negative
+        return i, at(first) % stride == 0 and i < limit
+
+    @cuda.jit(device=True)
     def taps_of(first_row, i):
         first = i * stride - before - first_row
         lowest = max(0, -(first // dilation))
         return first, lowest, max(lowest, min(K, (tile_rows - 1 - first) // dilation + 1))
 
-    return Meeting(_over_pixels(tile, sizes).down, dilation, taps_of)
-
-
-def _evenly(count: int) -> int:
-    """How many of `count` reads to have under way at once, in rounds of about the same length."""
-    return -(-count // -(-count // AHEAD))
+    return Meeting(_over_pixels(tile, sizes).down, dilation, output_of, taps_of)
 
 
 @lru_cache
-def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads: int, dtype: Any):
-    """A function by which all threads t of a block bring part of an image into the stage.
+def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads: int) -> Callable:
+    """A function by which all threads t of a block fetch part of an image into the stage.
 
     It begins at row top and column left of image n, with channel c, and takes channels below end.
-    A thread goes down a column, so that it finds its place but once. It reads some rows before it
-    writes the first of them, or each would wait for memory alone.
+    A thread goes down a column, so that it finds its place but once.
     """
     H, W, C = sizes
     down, across, channels, _ = part
     vectors, pixel_step, line = channels // vector, part.pixel, part.line
     wide = across * vectors
     parts = max(1, threads // wide)  # of the rows, where there are threads for several
-    ahead = _evenly(-(-down // parts))
-    room = ahead * vector
-    load, store = ACCESS[vector]
-    zero = dtype(0)
+    fetch, _ = fetching(vector)
 
     @cuda.jit(device=True)
     def stage_image(stage, start, image, n, top, left, first_c, end, t):
-        held = cuda.local.array(room, dtype)
         own = at(t) // wide if parts > 1 else at(0)
         e = at(t - own * wide)
         while own < parts and e < wide:
@@ -561,19 +559,9 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
             limit = at(H) if s < W and c < end else at(0)
             first = ((n * H + top) * W + s) * C + c
             place = start + e // vectors * pixel_step + e % vectors * vector
-            for first_row in range(own, down, parts * ahead):
-                for a in range(ahead):
-                    row = first_row + a * parts
-                    for q in range(vector):
-                        held[a * vector + q] = zero
-                    if row < down and at(top + row) < limit:
-                        found = load(image, far(first + row * (W * C)))
-                        for q in range(vector):
-                            held[a * vector + q] = found[q]
-                for a in range(ahead):
-                    row = first_row + a * parts
-                    if row < down:
-                        store(stage, far(place + row * line), held, a * vector)
+            for row in range(own, down, parts):
+                index = at(first + row * (W * C))
+                fetch(stage, at(place + row * line), image, index, at(top + row) < limit)
             e = at(e + threads)
 
     return stage_image
@@ -637,10 +625,11 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     columns, down = _columns(tile, sizes), (lines - 1) * stride + sizes.reach + 1
     owned, read = lines * pixels * vector, columns * vector
     stage = staging(start + weights.size + fill.extra(wide), dtype)
-    stage_image = _stage_image((H, W, C), part, vector, tile.threads, dtype)
+    stage_image = _stage_image((H, W, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), weights, start)
     add_lines = _add_lines(sizes, tile, weights, False, 0, lines)
     load, store = ACCESS[vector]
+    _, fetched = fetching(vector)
     zero = dtype(0)
 
     @cuda.jit
@@ -657,6 +646,7 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         top, left = first_i * stride - before, first_j * stride - before
         stage_image(staged, 0, x, n, top, left, first_c, C, t)
         fill_weights(staged, source, n, first_i, first_i, first_j, first_g, t)
+        fetched()
         cuda.syncthreads()
 
         r = tz * lines
@@ -700,10 +690,11 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
     ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
     owned, read = lines * pixels * vector, columns * vector
     stage = staging(start + weights.size + fill.extra(across), dtype)
-    stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads, dtype)
+    stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), weights, start)
     add_lines = _add_lines(sizes, tile, weights, True, 0, lines)
     load, store = ACCESS[vector]
+    _, fetched = fetching(vector)
     zero = dtype(0)
 
     @cuda.jit
@@ -721,6 +712,7 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
         top, left = (first_r + ahead) // stride, (first_s + ahead) // stride
         stage_image(staged, 0, dy, n, top, left, first_c, C, t)
         fill_weights(staged, source, n, first_r, top, left, first_g, t)
+        fetched()
         cuda.syncthreads()
 
         own = tz * lines
@@ -817,10 +809,11 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     columns = _columns(tile, sizes)
     owned, read, weighed = pixels * vector, columns * vector, pixels * K
     stage = staging(max(part.size + part_dy.size, tile_rows * wide * run), dtype)
-    stage_image = _stage_image((H, W, C), part, vector, threads, dtype)
-    stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads, dtype)
+    stage_image = _stage_image((H, W, C), part, vector, threads)
+    stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads)
     add_products = _add_products(sizes, 0, pixels)
     load, _ = ACCESS[vector]
+    _, fetched = fetching(vector)
     zero = dtype(0)
 
     @cuda.jit
@@ -846,6 +839,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
             cuda.syncthreads()
             stage_image(staged, 0, x, n, top, left, c, end, t)
             stage_dy(staged, start_dy, dy, n, first_i, first_j, c, end, t)
+            fetched()
             cuda.syncthreads()
             for k in range(0, channels, vector):
                 own = g * channels + k
