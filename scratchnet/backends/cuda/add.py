@@ -1,7 +1,7 @@
-"""Addition, y = a + b: a thread owns one element at a time."""
+"""Addition, y = a + b: a thread owns four neighbours at a time."""
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
-from scratchnet.backends.cuda.device import at, cuda, launch_over
+from scratchnet.backends.cuda.device import at, cuda, launch_over, load4, store4
 from scratchnet.checks import check_float_array, check_like
 
 
@@ -11,7 +11,7 @@ def add_forward(a: Array, b: Array) -> Array:
     check_float_array("add", "a", a)
     check_like("add", "b", b, a.shape, a.dtype)
     y = empty(a.shape, a.dtype)
-    launch_over(y.size, _add, a, b, y)
+    launch_over(-(-y.size // 4), _add, a, b, y, y.size)
     return y
 
 
@@ -23,6 +23,12 @@ def add_backward(dy: Array) -> tuple[Array, Array]:
 
 
 @cuda.jit
-def _add(a, b, y, count):
-    for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-        y[at(e)] = a[at(e)] + b[at(e)]
+def _add(a, b, y, size, fours):
+    for four in range(cuda.grid(1), fours, cuda.gridsize(1)):
+        first = 4 * four
+        if first + 4 <= size:
+            p, q = load4(a, at(first)), load4(b, at(first))
+            store4(y, at(first), p[0] + q[0], p[1] + q[1], p[2] + q[2], p[3] + q[3])
+        else:
+            for e in range(first, size):
+                y[at(e)] = a[at(e)] + b[at(e)]
