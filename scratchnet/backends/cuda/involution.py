@@ -24,7 +24,6 @@ Where the staged weights come from is a `Fill`: here they are read, in `generate
 they are made on the spot, and never written to memory at all.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -48,13 +47,15 @@ from scratchnet.geometry import Geometry
 
 BLOCK = 16 if SIMULATED else 256  # threads, at most
 PIXELS = (2, 1) if SIMULATED else (4, 1)  # in a row, of a thread
-LINES = (2, 1) if SIMULATED else (4, 2, 1)  # such rows
 TAP_PIXELS = (2, 1) if SIMULATED else (8, 4, 1)  # of a thread of dkernel, in a row
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
 WARP = BANKS = 32  # threads that run together, numbers that shared memory hands out at once
 CHANNELS = 4 if SIMULATED else 16  # of a group, that dkernel's blocks take at once
 STAGE = 48 * 1024  # bytes of shared memory: what every GPU gives without asking
+SHARED_BYTES, RESERVED = 227 * 1024, 1024  # of a multiprocessor, and of it for each block
+MOST_WARPS, MOST_BLOCKS = 20, 32  # of a multiprocessor: with some 96 registers a thread
+BUSY = 16  # warps that keep a multiprocessor busy
 SECTOR = 8  # numbers that memory hands out at once
 CACHED = 6  # numbers that the L2 cache gives a multiprocessor in a cycle: about 5.5 TB/s in all
 
@@ -91,14 +92,13 @@ class Sizes(NamedTuple):
 class Tile(NamedTuple):
     """What a block of threads owns: rows x wide pixels, and the channels of its lanes.
 
-    Along its axes there are so many lanes, strips and stacks of threads; each owns lines x pixels.
+    Along its axes there are so many lanes, strips and rows of threads.
     """
 
     lanes: int
     strips: int
-    stacks: int
-    lines: int
-    pixels: int
+    rows: int
+    pixels: int  # of a thread
     groups: int  # that the lanes' channels can belong to
 
     @property
@@ -106,16 +106,12 @@ class Tile(NamedTuple):
         return self.strips * self.pixels
 
     @property
-    def rows(self) -> int:
-        return self.stacks * self.lines
-
-    @property
     def block(self) -> tuple[int, int, int]:
-        return self.lanes, self.strips, self.stacks
+        return self.lanes, self.strips, self.rows
 
     @property
     def threads(self) -> int:
-        return self.lanes * self.strips * self.stacks
+        return self.lanes * self.strips * self.rows
 
 
 class Image(NamedTuple):
@@ -296,7 +292,7 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
             _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.C // sizes.vector),
         )
 
-    return best_tile(_slab_tiles(sizes, sizes.Ho, sizes.Wo, LINES), costs, dtype)
+    return best_tile(_slab_tiles(sizes, sizes.Ho, sizes.Wo), costs, dtype)
 
 
 @lru_cache
@@ -313,8 +309,7 @@ def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
             _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector),
         )
 
-    lines = LINES if sizes.stride == 1 else (1,)
-    return best_tile(_slab_tiles(sizes, sizes.H, sizes.W, lines), costs, dtype)
+    return best_tile(_slab_tiles(sizes, sizes.H, sizes.W), costs, dtype)
 
 
 @lru_cache
@@ -334,7 +329,7 @@ def kernel_tile(sizes: Sizes, dtype: np.dtype) -> Tile:
 
     most = max(1, min(sizes.G, CHANNELS // per_group))
     lanes = [(groups * sizes.K, groups) for groups in range(1, most + 1)]
-    return best_tile(_tiles(lanes, sizes.Ho, sizes.Wo, TAP_PIXELS, (1,)), costs, dtype)
+    return best_tile(_tiles(lanes, sizes.Ho, sizes.Wo, TAP_PIXELS), costs, dtype)
 
 
 class Costs(NamedTuple):
@@ -351,14 +346,19 @@ def best_tile(tiles: Iterable[Tile], costs: Callable[[Tile], Costs], dtype: np.d
     """Of those whose stage fits, the one whose reads take the fewest cycles.
 
     A multiprocessor gets CACHED elements a cycle, and its shared memory serves a warp with one for
-    each thread. A warp with a single thread takes as long as a full one.
+    each thread. A warp with a single thread takes as long as a full one. Where large stages leave
+    room for fewer than BUSY warps, they cannot keep it busy.
     """
     best, least = None, np.inf
     for tile in tiles:
         staged, moved, read, count = costs(tile)
-        if staged * np.dtype(dtype).itemsize > STAGE:
+        nbytes = staged * np.dtype(dtype).itemsize
+        if nbytes > STAGE:
             continue
-        cycles = count * (moved / CACHED + -(-tile.threads // WARP) * read)
+        warps = -(-tile.threads // WARP)
+        resident = min(SHARED_BYTES // (nbytes + RESERVED), MOST_WARPS // warps, MOST_BLOCKS)
+        busy = min(1.0, resident * warps / BUSY)
+        cycles = count * (moved / CACHED + warps * read) / busy
         if cycles < least:
             best, least = tile, cycles
     if best is None:
@@ -380,26 +380,21 @@ def _columns(tile: Tile, sizes: Sizes) -> int:
 
 def _words(tile: Tile, sizes: Sizes) -> int:
     """What a thread reads of the stage to sum its windows: their pixels, and their weights."""
-    down = (tile.lines - 1) * sizes.stride + sizes.reach + 1
-    return sizes.vector * down * _columns(tile, sizes) + tile.lines * tile.pixels * sizes.K**2
+    return sizes.K * (sizes.vector * _columns(tile, sizes) + tile.pixels * sizes.K)
 
 
 def _tiles(
-    lanes_and_groups: Sequence[tuple[int, int]],
-    H: int,
-    W: int,
-    pixels_of_thread: Sequence[int],
-    lines_of_thread: Sequence[int],
+    lanes_and_groups: Sequence[tuple[int, int]], H: int, W: int, pixels_of_thread: Sequence[int]
 ) -> Iterator[Tile]:
-    for pixels, lines in itertools.product(pixels_of_thread, lines_of_thread):
+    for pixels in pixels_of_thread:
         for lanes, groups in lanes_and_groups:
             most = max(1, BLOCK // lanes)
             for strips in range(1, min(-(-W // pixels), most) + 1):
-                for stacks in range(1, min(-(-H // lines), most // strips, DEEPEST) + 1):
-                    yield Tile(lanes, strips, stacks, lines, pixels, groups)
+                for rows in range(1, min(H, most // strips, DEEPEST) + 1):
+                    yield Tile(lanes, strips, rows, pixels, groups)
 
 
-def _slab_tiles(sizes: Sizes, H: int, W: int, lines: Sequence[int]) -> Iterator[Tile]:
+def _slab_tiles(sizes: Sizes, H: int, W: int) -> Iterator[Tile]:
     """Tiles whose lanes are vectors of channels."""
 
     def groups(lanes: int) -> int:
@@ -412,18 +407,18 @@ def _slab_tiles(sizes: Sizes, H: int, W: int, lines: Sequence[int]) -> Iterator[
 
     most = min(sizes.C // sizes.vector, LANES)
     lanes = [(lanes, groups(lanes)) for lanes in range(1, most + 1)]
-    return _tiles(lanes, H, W, PIXELS, lines)
+    return _tiles(lanes, H, W, PIXELS)
 
 
 def _weights(tile: Tile, wide: int, sizes: Sizes) -> Weights:
     weights = Weights(tile.rows, wide, tile.groups, sizes.K, 0)
-    return weights._replace(gap=_gap(weights.row, tile.lines, tile.wide * weights.pixel))
+    return weights._replace(gap=_gap(weights.row, 1, tile.wide * weights.pixel))
 
 
 def _gap(step: int, times: int, wanted: int, unit: int = 1) -> int:
-    """Elements, in whole units, that put the threads of the next stack into banks of their own.
+    """Elements, in whole units, that put the next row of threads into banks of its own.
 
-    They read `times` steps further on. With the gap that is, but for whole rounds of the banks, as
+    It reads `times` steps further on. With the gap that is, but for whole rounds of the banks, as
     far as wanted: to where the next strip would read.
     """
     gaps = range(0, BANKS, unit)
@@ -437,7 +432,7 @@ def _under_windows(tile: Tile, sizes: Sizes) -> Image:
     )
     image = Image(down, across, tile.lanes * sizes.vector)
     wanted = tile.wide * sizes.stride * image.pixel
-    return image._replace(gap=_gap(image.line, tile.lines * sizes.stride, wanted, 4))
+    return image._replace(gap=_gap(image.line, sizes.stride, wanted, 4))
 
 
 def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
@@ -449,7 +444,7 @@ def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
         (count - 1 + sizes.reach) // sizes.stride + 1 for count in (tile.rows, tile.wide)
     )
     image = Image(down, -(-across // 4) * 4, tile.lanes * sizes.vector)
-    return image._replace(gap=_gap(image.line, tile.lines, tile.wide * image.pixel, 4))
+    return image._replace(gap=_gap(image.line, 1, tile.wide * image.pixel, 4))
 
 
 def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
@@ -469,7 +464,8 @@ def _read_weights(
     row, taps, pixel = weights.row, weights.taps, weights.pixel
     output_of = meeting.output_of
     run, whole = tile.groups * K * K, G * K * K  # weights of a pixel, here and in memory
-    parts = max(1, threads // run)  # of the pixels, where there are threads for several
+    parts = max(1, threads // run)  # of a row's pixels, where there are threads for several
+    turns, even = -(-wide // parts), wide % parts == 0
     fetch, _ = fetching(1)
 
     @cuda.jit(device=True)
@@ -478,16 +474,18 @@ def _read_weights(
         e = at(t - own * run)
         while own < parts and e < run:
             g, u, v = e // (K * K), e // K % K, e % K
-            place = start + u * taps + g * K + v
-            first = (n * Ho * Wo + left) * whole + first_g * (K * K) + e
+            place = start + u * taps + g * K + v + own * pixel
+            first = (n * Ho * Wo + left + own) * whole + first_g * (K * K) + e
             limit = at(Ho) if first_g + g < G else at(0)
             for r in range(tile_rows):
                 i, met = output_of(first_row, r, u, limit)
-                first_of_row = first + i * (Wo * whole)
-                for j in range(own, wide, parts):
-                    inside = met and at(left + j) < Wo
-                    index = at(first_of_row + j * whole)
-                    fetch(stage, at(place + r * row + j * pixel), source[0], index, inside)
+                first_of_row, place_of_row = first + i * (Wo * whole), place + r * row
+                for turn in range(turns):
+                    j = turn * parts
+                    if even or own + j < wide:
+                        inside = met and at(left + own + j) < Wo
+                        to, of = far(place_of_row + j * pixel), far(first_of_row + j * whole)
+                        fetch(stage, to, source[0], of, inside)
             e = at(e + threads)
 
     return fill
@@ -548,6 +546,7 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
     vectors, pixel_step, line = channels // vector, part.pixel, part.line
     wide = across * vectors
     parts = max(1, threads // wide)  # of the rows, where there are threads for several
+    turns, even = -(-down // parts), down % parts == 0
     fetch, _ = fetching(vector)
 
     @cuda.jit(device=True)
@@ -557,77 +556,33 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
         while own < parts and e < wide:
             s, c = at(left + e // vectors), at(first_c + e % vectors * vector)
             limit = at(H) if s < W and c < end else at(0)
-            first = ((n * H + top) * W + s) * C + c
-            place = start + e // vectors * pixel_step + e % vectors * vector
-            for row in range(own, down, parts):
-                index = at(first + row * (W * C))
-                fetch(stage, at(place + row * line), image, index, at(top + row) < limit)
+            first = ((n * H + top + own) * W + s) * C + c
+            place = start + own * line + e // vectors * pixel_step + e % vectors * vector
+            for turn in range(turns):
+                row = turn * parts
+                if even or own + row < down:
+                    to, of = far(place + row * line), far(first + row * (W * C))
+                    fetch(stage, to, image, of, at(top + own + row) < limit)
             e = at(e + threads)
 
     return stage_image
 
 
 @lru_cache
-def _add_lines(
-    sizes: Sizes, tile: Tile, weights: Weights, to_image: bool, line: int, count: int
-) -> Callable:
-    """What row a of a thread's windows adds to the sums of `count` of its lines, from `line` on.
-
-    Lines from `end` on lie beyond the image.
-
-    One after the other, twice half as many: none is a loop, and every sum stays in a register.
-    """
-    if count > 1:
-        half = count // 2
-        add_half = _add_lines(sizes, tile, weights, to_image, line, half)
-        add_others = _add_lines(sizes, tile, weights, to_image, line + half, count - half)
-
-        @cuda.jit(device=True)
-        def add_lines(staged, window, sums, a, first_weight, end):
-            add_half(staged, window, sums, a, first_weight, end)
-            add_others(staged, window, sums, a, first_weight, end)
-
-        return add_lines
-
-    K, stride, dilation, reach = sizes.K, sizes.stride, sizes.dilation, sizes.reach
-    vector, pixels = sizes.vector, tile.pixels
-    row, taps, pixel = weights.row, weights.taps, weights.pixel
-
-    @cuda.jit(device=True)
-    def add_line(staged, window, sums, a, first_weight, end):
-        # rows below the window's first; wraps where there are none
-        below = at(line + reach - a) if to_image else at(a - line * stride)
-        u = below // dilation
-        if line < end and below % dilation == 0 and u < K:
-            for p in range(pixels):
-                for v in range(K):
-                    column = p + (K - 1 - v) * dilation if to_image else p * stride + v * dilation
-                    weighed = column if to_image else p
-                    place = first_weight + line * row + u * taps + weighed * pixel + v
-                    weight = staged[far(place)]
-                    for q in range(vector):
-                        k = (line * pixels + p) * vector + q
-                        sums[k] += weight * window[column * vector + q]
-
-    return add_line
-
-
-@lru_cache
 def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, _, lines, pixels, _ = tile
-    wide, tile_rows = tile.wide, tile.rows
+    lanes, strips, tile_rows, pixels, _ = tile
+    wide = tile.wide
     high = -(-Ho // tile_rows)  # tiles in a column
     part, weights = _under_windows(tile, sizes), _weights(tile, wide, sizes)
     pixel_step, line = part.pixel, part.line
-    start, weights_row, weights_pixel = part.size, weights.row, weights.pixel
-    columns, down = _columns(tile, sizes), (lines - 1) * stride + sizes.reach + 1
-    owned, read = lines * pixels * vector, columns * vector
+    start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
+    columns = _columns(tile, sizes)
+    owned, read = pixels * vector, columns * vector
     stage = staging(start + weights.size + fill.extra(wide), dtype)
     stage_image = _stage_image((H, W, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), weights, start)
-    add_lines = _add_lines(sizes, tile, weights, False, 0, lines)
     load, store = ACCESS[vector]
     _, fetched = fetching(vector)
     zero = dtype(0)
@@ -649,26 +604,29 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         fetched()
         cuda.syncthreads()
 
-        r = tz * lines
-        i, j, c = first_i + r, first_j + ty * pixels, first_c + tx * vector
+        i, j, c = first_i + tz, first_j + ty * pixels, first_c + tx * vector
         if i >= Ho or j >= Wo or c >= C:
             return
         g = at(c) // per_group - first_g
-        first = r * stride * line + ty * pixels * stride * pixel_step + tx * vector
-        first_weight = start + r * weights_row + ty * pixels * weights_pixel + g * K
+        first = tz * stride * line + ty * pixels * stride * pixel_step + tx * vector
+        first_weight = start + tz * weights_row + ty * pixels * weights_pixel + g * K
         for e in range(owned):
             sums[e] = zero
-        for a in range(down):
+        for u in range(K):
             for column in range(columns):
-                values = load(staged, far(first + a * line + column * pixel_step))
+                values = load(staged, far(first + u * dilation * line + column * pixel_step))
                 for q in range(vector):
                     window[column * vector + q] = values[q]
-            add_lines(staged, window, sums, a, first_weight, Ho - i)
-        first_y = ((n * Ho + i) * Wo + j) * C + c
-        for b in range(lines):
             for p in range(pixels):
-                if i + b < Ho and j + p < Wo:
-                    store(y, far(first_y + (b * Wo + p) * C), sums, (b * pixels + p) * vector)
+                for v in range(K):
+                    weight = staged[far(first_weight + u * taps + p * weights_pixel + v)]
+                    for q in range(vector):
+                        column = p * stride + v * dilation
+                        sums[p * vector + q] += weight * window[column * vector + q]
+        first_y = ((n * Ho + i) * Wo + j) * C + c
+        for p in range(pixels):
+            if j + p < Wo:
+                store(y, far(first_y + p * C), sums, p * vector)
 
     return involution
 
@@ -677,22 +635,19 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
 def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has_also: bool) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, _, lines, pixels, _ = tile
-    wide, tile_rows = tile.wide, tile.rows
+    lanes, strips, tile_rows, pixels, _ = tile
+    wide = tile.wide
     high = -(-H // tile_rows)  # tiles in a column
     part = _over_pixels(tile, sizes)
     across, pixel_step, line = part.across, part.pixel, part.line
     weights = _weights(tile, across, sizes)
-    start, weights_row, weights_pixel = part.size, weights.row, weights.pixel
-    row_of_taps = weights.taps
-    # what a thread's pixels see in a row and how many rows, stride 1
-    columns, down = pixels + sizes.reach, lines + sizes.reach
+    start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
+    columns = pixels + sizes.reach  # outputs that a thread's pixels see in a row, stride 1
     ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
-    owned, read = lines * pixels * vector, columns * vector
+    owned, read = pixels * vector, columns * vector
     stage = staging(start + weights.size + fill.extra(across), dtype)
     stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), weights, start)
-    add_lines = _add_lines(sizes, tile, weights, True, 0, lines)
     load, store = ACCESS[vector]
     _, fetched = fetching(vector)
     zero = dtype(0)
@@ -715,30 +670,33 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
         fetched()
         cuda.syncthreads()
 
-        own = tz * lines
-        r, s, c = first_r + own, first_s + ty * pixels, first_c + tx * vector
+        r, s, c = first_r + tz, first_s + ty * pixels, first_c + tx * vector
         if r >= H or s >= W or c >= C:
             return
         g = at(c) // per_group - first_g
-        first_weight = start + own * weights_row + ty * pixels * weights_pixel + g * K
+        first_weight = start + tz * weights_row + ty * pixels * weights_pixel + g * K
         for e in range(owned):
             sums[e] = zero
-        if stride == 1:
-            first = own * line + ty * pixels * pixel_step + tx * vector
-            for a in range(down):
-                if at(top + own + a) < Ho:
+        for u in range(K):
+            met = at(r + before - u * dilation)  # wraps where it is negative
+            i = at(met // stride)
+            if met % stride == 0 and i < Ho:
+                own_line = (i - top) * line + tx * vector
+                if stride == 1:
+                    first = own_line + ty * pixels * pixel_step
                     for column in range(columns):
-                        values = load(staged, far(first + a * line + column * pixel_step))
+                        values = load(staged, far(first + column * pixel_step))
                         for q in range(vector):
                             window[column * vector + q] = values[q]
-                    add_lines(staged, window, sums, a, first_weight, lines)
-        else:
-            for u in range(K):
-                met = at(r + before - u * dilation)  # wraps where it is negative
-                i = at(met // stride)
-                if met % stride == 0 and i < Ho:
-                    own_line = (i - top) * line + tx * vector
-                    own_weights = start + own * weights_row + u * row_of_taps + g * K
+                    for p in range(pixels):
+                        for v in range(K):
+                            column = p + (K - 1 - v) * dilation
+                            place = first_weight + u * taps + column * weights_pixel + v
+                            weight = staged[far(place)]
+                            for q in range(vector):
+                                sums[p * vector + q] += weight * window[column * vector + q]
+                else:
+                    own_weights = start + tz * weights_row + u * taps + g * K
                     for p in range(pixels):
                         for v in range(K):
                             first = at(s + p + before - v * dilation)
@@ -750,25 +708,26 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
                                 for q in range(vector):
                                     sums[p * vector + q] += weight * values[q]
         first_dx = ((n * H + r) * W + s) * C + c
-        for b in range(lines):
-            for p in range(pixels):
-                k = (b * pixels + p) * vector
-                if r + b < H and s + p < W:
-                    if has_also:
-                        i, j = at(r + b) // stride, at(s + p) // stride
-                        high_cell = stride if (i + 1) * stride <= H else H - i * stride
-                        across_cell = stride if (j + 1) * stride <= W else W - j * stride
-                        values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
-                        for q in range(vector):
-                            sums[k + q] += values[q] / dtype(high_cell * across_cell)
-                    store(dx, far(first_dx + (b * W + p) * C), sums, k)
+        for p in range(pixels):
+            if s + p < W:
+                if has_also:
+                    i, j = at(r) // stride, at(s + p) // stride
+                    high_cell = stride if (i + 1) * stride <= H else H - i * stride
+                    across_cell = stride if (j + 1) * stride <= W else W - j * stride
+                    values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
+                    for q in range(vector):
+                        sums[p * vector + q] += values[q] / dtype(high_cell * across_cell)
+                store(dx, far(first_dx + p * C), sums, p * vector)
 
     return involution_image_gradient
 
 
 @lru_cache
 def _add_products(sizes: Sizes, pixel: int, count: int) -> Callable:
-    """What one vector of channels adds to the sums of `count` pixels: see `_add_lines`."""
+    """What one vector of channels adds to the sums of `count` pixels, from `pixel` on.
+
+    One after the other, twice half as many: none is a loop, and every sum stays in a register.
+    """
     if count > 1:
         half = count // 2
         add_half = _add_products(sizes, pixel, half)
@@ -797,7 +756,7 @@ def _add_products(sizes: Sizes, pixel: int, count: int) -> Callable:
 def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, tile_rows, _, pixels, groups = tile
+    lanes, strips, tile_rows, pixels, groups = tile
     wide, threads = tile.wide, tile.threads
     high = -(-Ho // tile_rows)  # tiles in a column
     part, part_dy = _chunk(tile, sizes)
