@@ -235,20 +235,26 @@ def _activation(dtype: Any, vector: int) -> Callable:
 def _make_weights(hidden: int) -> Fill:
     """Weights made in the stage: span_bias[g,tap] + sum_k t[pixel,k] * span_weight[k,(g,tap)].
 
-    Behind the weights the stage holds t of one row, pixel by pixel for each k, and a gap between
-    one k and the next, so that threads which write neighbouring k find different banks. A thread
-    makes one tap's weight for `together` pixels, so that it reads span_weight once for all of them.
+    Behind the weights the stage holds t of one row of outputs, pixel by pixel for each k, and a gap
+    between one k and the next, so that threads which write neighbouring k find different banks. A
+    thread makes one tap's weight for `together` outputs, so that it reads span_weight once for all
+    of them.
     """
+
+    def wide_of(across: int) -> int:
+        """Columns in whole fours, so that weights are made for four at once."""
+        return -(-across // 4) * 4
 
     @lru_cache
     def make(
         sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, weights: Weights, start: int
     ) -> Callable:
         Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
-        groups, threads, wide = tile.groups, tile.threads, weights.wide
+        groups, threads, tile_wide = tile.groups, tile.threads, tile.wide
         row, taps, pixel_step = weights.row, weights.taps, weights.pixel
-        down, step, _, taps_of = meeting
-        together = next(n for n in (8, 4, 2, 1) if wide % n == 0)
+        down, across, stride, step, _, taps_of = meeting
+        wide = wide_of(across)
+        together = 8 if wide % 8 == 0 else 4
         stretches = wide // together
         deep = max(n for n in range(1, 33) if hidden % n == 0)
         add_products = _add_products(deep, together, wide + PAD, G * K * K)
@@ -270,7 +276,7 @@ def _make_weights(hidden: int) -> Fill:
                 e = at(e + threads)
 
         @cuda.jit(device=True)
-        def make_row(stage, branch, first_row, lowest, end, first_g, t):
+        def make_row(stage, branch, place_of_row, lowest, end, place_of_column, first_g, t):
             sums = cuda.local.array(together, dtype)
             e = at(t)
             while e < at((end - lowest) * (pixel_step * stretches)):
@@ -286,25 +292,28 @@ def _make_weights(hidden: int) -> Fill:
                         add_products(
                             stage, branch[5], first_t + pixel + k * (wide + PAD), weight_at, sums
                         )
-                    place = start + (first_row + u * step) * row + u * taps + g * K + v
+                    place = start + (place_of_row + u * step) * row + u * taps + g * K + v
+                    met = place_of_column + pixel * stride + v * step
                     for i in range(together):
-                        stage[far(at(place + pixel * pixel_step) + i * pixel_step)] = sums[i]
+                        if at(met + i * stride) < tile_wide:
+                            stage[far(place + (met + i * stride) * pixel_step)] = sums[i]
                 e = at(e + threads)
 
         @cuda.jit(device=True)
-        def fill(stage, branch, n, first_row, top, left, first_g, t):
+        def fill(stage, branch, n, first_row, first_column, top, left, first_g, t):
+            place_of_column = taps_of(first_column, left)[0]
             for z in range(down):
                 i = top + z
                 if at(i) < Ho:
-                    first, lowest, end = taps_of(first_row, i)
+                    place, lowest, end = taps_of(first_row, i)
                     cuda.syncthreads()  # the row before is no longer read
                     activate_row(stage, branch, at(n * Ho + i), left, t)
                     cuda.syncthreads()
-                    make_row(stage, branch, first, lowest, end, first_g, t)
+                    make_row(stage, branch, place, lowest, end, place_of_column, first_g, t)
 
         return fill
 
-    return Fill(make, lambda wide: (wide + PAD) * hidden)
+    return Fill(make, lambda across: (wide_of(across) + PAD) * hidden)
 
 
 @lru_cache

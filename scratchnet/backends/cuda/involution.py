@@ -4,20 +4,21 @@
     dkernel[n,i,j,g,u,v] = sum_{c in g} dy[n,i,j,c] * x[n, r(i,u), s(j,v), c]
     dx[n,r,s,c]          = sum_{u,v} dy[n, i(r,u), j(s,v), c] * kernel[n, i(r,u), j(s,v), g(c),u,v]
 
-A block owns a tile of one image's pixels and a slab of its channels. It first brings what it will
+A block owns a tile of one image's pixels and a slab of its channels. It first fetches what it will
 read into shared memory: the part of the image under the tile's windows, zeros where the image ends,
-and the windows' weights, one number for each pixel, group and tap. Tiles are high as well as wide,
-as neighbouring windows share most of their pixels: a row of 32 pixels reads 8.3 pixels for each it
-owns at K = 7, a tile of 8 x 8 reads 3.1. `best_tile` counts what a tile reads of the caches and of
-shared memory, and takes the one with the least for what it owns.
+and the windows' weights, one number for each pixel, group and tap. Everything is asked for before
+anything is waited for. Tiles are high as well as wide, as neighbouring windows share most of their
+pixels: a row of 32 pixels reads 8.3 pixels for each it owns at K = 7, a tile of 8 x 8 reads 3.1.
+`best_tile` counts what a tile reads of the caches and of shared memory, and takes the one with the
+least for what it owns; small tiles, as blocks that multiply hide the waiting of others.
 
 A thread owns a vector of 4 channels (1 where groups do not divide into fours) of PIXELS
 neighbouring pixels, and neighbouring threads own neighbouring vectors. For each row of the window
 it reads PIXELS + K - 1 vectors into registers and uses them for PIXELS * K taps.
 
 `dx` is the same with another question: a pixel asks every window that it lies in. The weights of
-those windows are staged row of taps by row of taps, for each pixel row of the tile those that it
-meets. In `dkernel` a thread owns one row of taps of PIXELS pixels and one group, and sums over the
+those windows are staged by the pixel that they will be used for, as if they were its own. In
+`dkernel` a thread owns one row of taps of TAP_PIXELS pixels and one group, and sums over the
 group's channels in registers; sums gather in shared memory, and leave in order. No atomics.
 
 Where the staged weights come from is a `Fill`: here they are read, in `generated_involution.py`
@@ -46,7 +47,7 @@ from scratchnet.checks import check_involution, check_like
 from scratchnet.geometry import Geometry
 
 BLOCK = 16 if SIMULATED else 256  # threads, at most
-PIXELS = (2, 1) if SIMULATED else (4, 1)  # in a row, of a thread
+PIXELS = (2, 1) if SIMULATED else (4, 1)  # of a thread, in a row
 TAP_PIXELS = (2, 1) if SIMULATED else (8, 4, 1)  # of a thread of dkernel, in a row
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
@@ -144,7 +145,7 @@ class Image(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights in shared memory: [row, u, pixel, group, v] of a tile's rows and `wide` pixels."""
+    """Weights in shared memory: [row, u, pixel, group, v] of the pixels of a tile."""
 
     rows: int
     wide: int
@@ -171,18 +172,22 @@ class Weights(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """Which rows of outputs meet a tile's rows, through which rows of taps.
+    """Which outputs meet the pixels of a tile, and through which taps; down and across alike.
 
-    down       rows of outputs that the tile can meet
-    step       rows of the tile from where a tap meets it to where the next one does
-    output_of  device function (first_row, r, u, limit) -> i, met: the output that row r of the tile
-               meets through taps u, and whether there is one, above row `limit`
-    taps_of    device function (first_row, i) -> first, lowest, end: taps u of output i, from lowest
-               up to end, meet row first + u * step of the tile, which begins at row first_row of
-               its image
+    down, across   rows and columns of outputs that the tile can meet
+    stride, step   of the tile: rows from where an output meets it to where the next one does,
+                   through the same taps, and to where the same one does through the next taps
+    output_of      device function (first, r, u, limit) -> i, met: the output that row r of the tile
+                   meets through taps u, and whether there is one, below `limit`
+    taps_of        device function (first, i) -> place, lowest, end: taps u of output i, from lowest
+                   up to end, meet row place + u * step of the tile
+
+    The tile begins at row `first` of its image.
     """
 
     down: int
+    across: int
+    stride: int
     step: int
     output_of: Callable
     taps_of: Callable
@@ -192,10 +197,12 @@ class Fill(NamedTuple):
     """Where weights come from.
 
     make(sizes, dtype, tile, meeting, weights, start)    gives the device function
-               fill(stage, source, n, first_row, top, left, first_g, t), which all threads t of a
-               block call. Behind stage[start] it stages the weights of outputs from column left
-               on, where the first row they are in is top
-    extra(wide)                                      how many more elements of the stage it wants
+               fill(stage, source, n, first_row, first_column, top, left, first_g, t), which all
+               threads t of a block call. Behind stage[start] it stages the weights of the tile that
+               begins at first_row and first_column; the first output that it can meet is (top,
+               left)
+    extra(across)                                        how many more elements of the stage it
+               wants, for so many columns of outputs
     """
 
     make: Callable
@@ -286,7 +293,7 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
     def costs(tile: Tile) -> Costs:
         image, pixels = _under_windows(tile, sizes), tile.rows * tile.wide
         return Costs(
-            image.size + _weights(tile, tile.wide, sizes).size + fill.extra(tile.wide),
+            image.size + _weights(tile, sizes).size + fill.extra(tile.wide),
             image.moved + pixels * (tile.groups * taps + SECTOR),
             _words(tile, sizes),
             _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.C // sizes.vector),
@@ -297,14 +304,13 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
 
 @lru_cache
 def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
-    K = sizes.K
+    taps = sizes.K**2
 
     def costs(tile: Tile) -> Costs:
-        image = _over_pixels(tile, sizes)
-        weights = tile.rows * K * tile.groups * K + image.down * SECTOR
+        image, pixels = _over_pixels(tile, sizes), tile.rows * tile.wide
         return Costs(
-            image.size + _weights(tile, image.across, sizes).size + fill.extra(image.across),
-            image.moved + image.across * weights,
+            image.size + _weights(tile, sizes).size + fill.extra(image.across),
+            image.moved + pixels * (tile.groups * taps + SECTOR),
             _words(tile, sizes._replace(stride=1)),
             _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector),
         )
@@ -410,9 +416,9 @@ def _slab_tiles(sizes: Sizes, H: int, W: int) -> Iterator[Tile]:
     return _tiles(lanes, H, W, PIXELS)
 
 
-def _weights(tile: Tile, wide: int, sizes: Sizes) -> Weights:
-    weights = Weights(tile.rows, wide, tile.groups, sizes.K, 0)
-    return weights._replace(gap=_gap(weights.row, 1, tile.wide * weights.pixel))
+def _weights(tile: Tile, sizes: Sizes) -> Weights:
+    weights = Weights(tile.rows, tile.wide, tile.groups, sizes.K, 0)
+    return weights._replace(gap=_gap(weights.row, 1, weights.taps))
 
 
 def _gap(step: int, times: int, wanted: int, unit: int = 1) -> int:
@@ -436,21 +442,18 @@ def _under_windows(tile: Tile, sizes: Sizes) -> Image:
 
 
 def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
-    """The outputs whose windows can hold a pixel of the tile.
-
-    Columns in whole fours, so that what makes their weights can make those of four at once.
-    """
+    """The outputs whose windows can hold a pixel of the tile."""
     down, across = (
         (count - 1 + sizes.reach) // sizes.stride + 1 for count in (tile.rows, tile.wide)
     )
-    image = Image(down, -(-across // 4) * 4, tile.lanes * sizes.vector)
+    image = Image(down, across, tile.lanes * sizes.vector)
     return image._replace(gap=_gap(image.line, 1, tile.wide * image.pixel, 4))
 
 
 def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
     """What dkernel's block reads at once: of the image, and of dy."""
     channels = tile.groups * min(sizes.C // sizes.G, CHANNELS)
-    image = _under_windows(tile, sizes)._replace(channels=channels)
+    image = _under_windows(tile, sizes)._replace(channels=channels, gap=0)
     return image, Image(tile.rows, tile.wide, channels)
 
 
@@ -460,7 +463,7 @@ def _read_weights(
 ) -> Callable:
     """A thread fetches one of a pixel's weights, and the same of further pixels."""
     Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
-    tile_rows, wide, threads = tile.rows, weights.wide, tile.threads
+    tile_rows, wide, threads = tile.rows, tile.wide, tile.threads
     row, taps, pixel = weights.row, weights.taps, weights.pixel
     output_of = meeting.output_of
     run, whole = tile.groups * K * K, G * K * K  # weights of a pixel, here and in memory
@@ -469,69 +472,70 @@ def _read_weights(
     fetch, _ = fetching(1)
 
     @cuda.jit(device=True)
-    def fill(stage, source, n, first_row, top, left, first_g, t):
+    def fill(stage, source, n, first_row, first_column, top, left, first_g, t):
         own = at(t) // run
         e = at(t - own * run)
         while own < parts and e < run:
             g, u, v = e // (K * K), e // K % K, e % K
             place = start + u * taps + g * K + v + own * pixel
-            first = (n * Ho * Wo + left + own) * whole + first_g * (K * K) + e
+            first = n * Ho * Wo * whole + first_g * (K * K) + e
             limit = at(Ho) if first_g + g < G else at(0)
             for r in range(tile_rows):
                 i, met = output_of(first_row, r, u, limit)
                 first_of_row, place_of_row = first + i * (Wo * whole), place + r * row
                 for turn in range(turns):
-                    j = turn * parts
-                    if even or own + j < wide:
-                        inside = met and at(left + own + j) < Wo
-                        to, of = far(place_of_row + j * pixel), far(first_of_row + j * whole)
-                        fetch(stage, to, source[0], of, inside)
+                    p = turn * parts
+                    if even or own + p < wide:
+                        j, met_across = output_of(first_column, own + p, v, at(Wo))
+                        to, of = far(place_of_row + p * pixel), far(first_of_row + j * whole)
+                        fetch(stage, to, source[0], of, met and met_across)
             e = at(e + threads)
 
     return fill
 
 
-READ = Fill(_read_weights, lambda wide: 0)
+READ = Fill(_read_weights, lambda across: 0)
 
 
 @lru_cache
 def _forward_meeting(sizes: Sizes, tile: Tile) -> Meeting:
-    """A tile's rows are rows of outputs."""
+    """A tile's pixels are outputs."""
     K = sizes.K
 
     @cuda.jit(device=True)
-    def output_of(first_row, r, u, limit):
-        i = first_row + r
+    def output_of(first, r, u, limit):
+        i = first + r
         return i, at(i) < limit
 
     @cuda.jit(device=True)
-    def taps_of(first_row, i):
-        return i - first_row, 0, K
+    def taps_of(first, i):
+        return i - first, 0, K
 
-    return Meeting(tile.rows, 0, output_of, taps_of)
+    return Meeting(tile.rows, tile.wide, 1, 0, output_of, taps_of)
 
 
 @lru_cache
 def _image_meeting(sizes: Sizes, tile: Tile) -> Meeting:
-    """A tile's rows are rows of the image."""
+    """A tile's pixels are those of the image."""
     K, stride, dilation, before = sizes.K, sizes.stride, sizes.dilation, sizes.before
     tile_rows = tile.rows
 
     @cuda.jit(device=True)
-    def output_of(first_row, r, u, limit):
-        first = first_row + r + before - u * dilation
+    def output_of(first, r, u, limit):
+        met = first + r + before - u * dilation
         if stride == 1:
-            return first, at(first) < limit
-        i = at(at(first) // stride)  # something huge where first is negative
-        return i, at(first) % stride == 0 and i < limit
+            return met, at(met) < limit
+        i = at(at(met) // stride)  # something huge where met is negative
+        return i, at(met) % stride == 0 and i < limit
 
     @cuda.jit(device=True)
-    def taps_of(first_row, i):
-        first = i * stride - before - first_row
-        lowest = max(0, -(first // dilation))
-        return first, lowest, max(lowest, min(K, (tile_rows - 1 - first) // dilation + 1))
+    def taps_of(first, i):
+        place = i * stride - before - first
+        lowest = max(0, -(place // dilation))
+        return place, lowest, max(lowest, min(K, (tile_rows - 1 - place) // dilation + 1))
 
-    return Meeting(_over_pixels(tile, sizes).down, dilation, output_of, taps_of)
+    part = _over_pixels(tile, sizes)
+    return Meeting(part.down, part.across, stride, dilation, output_of, taps_of)
 
 
 @lru_cache
@@ -575,7 +579,7 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     lanes, strips, tile_rows, pixels, _ = tile
     wide = tile.wide
     high = -(-Ho // tile_rows)  # tiles in a column
-    part, weights = _under_windows(tile, sizes), _weights(tile, wide, sizes)
+    part, weights = _under_windows(tile, sizes), _weights(tile, sizes)
     pixel_step, line = part.pixel, part.line
     start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
     columns = _columns(tile, sizes)
@@ -600,7 +604,7 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         first_g = first_c // per_group
         top, left = first_i * stride - before, first_j * stride - before
         stage_image(staged, 0, x, n, top, left, first_c, C, t)
-        fill_weights(staged, source, n, first_i, first_i, first_j, first_g, t)
+        fill_weights(staged, source, n, first_i, first_j, first_i, first_j, first_g, t)
         fetched()
         cuda.syncthreads()
 
@@ -639,13 +643,12 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
     wide = tile.wide
     high = -(-H // tile_rows)  # tiles in a column
     part = _over_pixels(tile, sizes)
-    across, pixel_step, line = part.across, part.pixel, part.line
-    weights = _weights(tile, across, sizes)
+    pixel_step, line, weights = part.pixel, part.line, _weights(tile, sizes)
     start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
     columns = pixels + sizes.reach  # outputs that a thread's pixels see in a row, stride 1
     ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
     owned, read = pixels * vector, columns * vector
-    stage = staging(start + weights.size + fill.extra(across), dtype)
+    stage = staging(start + weights.size + fill.extra(part.across), dtype)
     stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), weights, start)
     load, store = ACCESS[vector]
@@ -666,7 +669,7 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
         # the first output whose window can hold the tile's first pixel, as its last tap
         top, left = (first_r + ahead) // stride, (first_s + ahead) // stride
         stage_image(staged, 0, dy, n, top, left, first_c, C, t)
-        fill_weights(staged, source, n, first_r, top, left, first_g, t)
+        fill_weights(staged, source, n, first_r, first_s, top, left, first_g, t)
         fetched()
         cuda.syncthreads()
 
@@ -690,21 +693,19 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
                             window[column * vector + q] = values[q]
                     for p in range(pixels):
                         for v in range(K):
-                            column = p + (K - 1 - v) * dilation
-                            place = first_weight + u * taps + column * weights_pixel + v
-                            weight = staged[far(place)]
+                            weight = staged[far(first_weight + u * taps + p * weights_pixel + v)]
                             for q in range(vector):
+                                column = p + (K - 1 - v) * dilation
                                 sums[p * vector + q] += weight * window[column * vector + q]
                 else:
-                    own_weights = start + tz * weights_row + u * taps + g * K
                     for p in range(pixels):
                         for v in range(K):
                             first = at(s + p + before - v * dilation)
                             j = at(first // stride)
                             if first % stride == 0 and j < Wo:
-                                column = at(j - left)
-                                weight = staged[at(own_weights + column * weights_pixel + v)]
-                                values = load(staged, at(own_line + column * pixel_step))
+                                place = first_weight + u * taps + p * weights_pixel + v
+                                weight = staged[far(place)]
+                                values = load(staged, at(own_line + (j - left) * pixel_step))
                                 for q in range(vector):
                                     sums[p * vector + q] += weight * values[q]
         first_dx = ((n * H + r) * W + s) * C + c
