@@ -12,6 +12,7 @@ With -s, registers and spills of each kernel are printed where ptxas is at hand.
 
 import copy
 import ctypes
+import functools
 import importlib
 import os
 import re
@@ -307,6 +308,47 @@ def test_code_is_compiled_once_however_many_blocks_it_takes(compiler, monkeypatc
     for size in (3, 3000, 300000):
         compiler.backend.relu_forward(compiler.backend.to_device(np.zeros(size, np.float32)))
     assert len(loads) == 1
+
+
+def _scaled(factor):
+    scale = numba.cuda.jit(device=True)(lambda value: factor * value)
+
+    @numba.cuda.jit
+    def kernel(x):
+        x[0] = scale(x[0])
+
+    return kernel
+
+
+def test_compiled_code_is_kept_on_disk_until_something_changes(compiler, monkeypatch, tmp_path):
+    cache = importlib.import_module("scratchnet.backends.cuda.cache")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "_folder", functools.lru_cache(cache._folder.__wrapped__))
+    compiled = []
+
+    def recall(kernel, signature=(numba.float32[:],), capability=(9, 0)):
+        def compile():
+            compiled.append(kernel)
+            return b"code %d" % len(compiled)
+
+        return cache.recall(kernel, signature, capability, compile)
+
+    assert recall(_scaled(2)) == recall(_scaled(2)) == b"code 1"
+    assert recall(_scaled(3)) == b"code 2"  # what a function that it calls closes over
+    assert recall(_scaled(2), (numba.float64[:],)) == b"code 3"
+    assert recall(_scaled(2), capability=(8, 0)) == b"code 4"
+    assert recall(_scaled(object())) == b"code 5"  # which cannot be told from others
+    assert recall(_scaled(2)) == b"code 1"
+    (folder,) = tmp_path.iterdir()
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert recall(_scaled(2)) == recall(_scaled(2)) == b"code 6"
+    monkeypatch.setattr(cache, "source_digest", lambda package: "other")
+    cache._folder.cache_clear()
+    assert recall(_scaled(2)) == b"code 7"
+    assert not folder.exists()
+    monkeypatch.setattr(cache, "_folder", lambda: tmp_path / "read-only" / "folder")
+    assert recall(_scaled(2)) == b"code 8"
 
 
 def _launch(compiler, kernel, threads, *arrays):
