@@ -461,34 +461,37 @@ def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
 def _read_weights(
     sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, weights: Weights, start: int
 ) -> Callable:
-    """A thread fetches one of a pixel's weights, and the same of further pixels."""
+    """A thread fetches one of an output's weights, and the same of further outputs.
+
+    Neighbouring threads fetch neighbouring weights, wherever in the tile they belong.
+    """
     Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
     tile_rows, wide, threads = tile.rows, tile.wide, tile.threads
     row, taps, pixel = weights.row, weights.taps, weights.pixel
-    output_of = meeting.output_of
-    run, whole = tile.groups * K * K, G * K * K  # weights of a pixel, here and in memory
-    parts = max(1, threads // run)  # of a row's pixels, where there are threads for several
-    turns, even = -(-wide // parts), wide % parts == 0
+    _, across, stride, step, output_of, taps_of = meeting
+    run, whole = tile.groups * K * K, G * K * K  # weights of an output, here and in memory
+    parts = max(1, threads // run)  # of a row's outputs, where there are threads for several
     fetch, _ = fetching(1)
 
     @cuda.jit(device=True)
     def fill(stage, source, n, first_row, first_column, top, left, first_g, t):
+        place_across = taps_of(first_column, left)[0]
         own = at(t) // run
         e = at(t - own * run)
         while own < parts and e < run:
             g, u, v = e // (K * K), e // K % K, e % K
-            place = start + u * taps + g * K + v + own * pixel
-            first = n * Ho * Wo * whole + first_g * (K * K) + e
+            place = start + u * taps + g * K + v
+            first = (n * Ho * Wo + left) * whole + first_g * (K * K) + e
             limit = at(Ho) if first_g + g < G else at(0)
-            for r in range(tile_rows):
-                i, met = output_of(first_row, r, u, limit)
-                first_of_row, place_of_row = first + i * (Wo * whole), place + r * row
-                for turn in range(turns):
-                    p = turn * parts
-                    if even or own + p < wide:
-                        j, met_across = output_of(first_column, own + p, v, at(Wo))
-                        to, of = far(place_of_row + p * pixel), far(first_of_row + j * whole)
-                        fetch(stage, to, source[0], of, met and met_across)
+            for j in range(own, across, parts):
+                p = place_across + v * step + j * stride
+                if at(p) < wide:
+                    in_image = at(left + j) < Wo
+                    to, of = place + p * pixel, first + j * whole
+                    for r in range(tile_rows):
+                        i, met = output_of(first_row, r, u, limit)
+                        index = far(of + i * (Wo * whole))
+                        fetch(stage, far(to + r * row), source[0], index, met and in_image)
             e = at(e + threads)
 
     return fill
@@ -724,31 +727,33 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
 
 
 @lru_cache
-def _add_products(sizes: Sizes, pixel: int, count: int) -> Callable:
+def _add_products(sizes: Sizes, pixel_step: int, pixel: int, count: int) -> Callable:
     """What one vector of channels adds to the sums of `count` pixels, from `pixel` on.
 
     One after the other, twice half as many: none is a loop, and every sum stays in a register.
     """
     if count > 1:
         half = count // 2
-        add_half = _add_products(sizes, pixel, half)
-        add_others = _add_products(sizes, pixel + half, count - half)
+        add_half = _add_products(sizes, pixel_step, pixel, half)
+        add_others = _add_products(sizes, pixel_step, pixel + half, count - half)
 
         @cuda.jit(device=True)
-        def add_products(gradient, window, sums):
-            add_half(gradient, window, sums)
-            add_others(gradient, window, sums)
+        def add_products(staged, first_dy, window, sums):
+            add_half(staged, first_dy, window, sums)
+            add_others(staged, first_dy, window, sums)
 
         return add_products
 
     K, stride, dilation, vector = sizes.K, sizes.stride, sizes.dilation, sizes.vector
+    load, _ = ACCESS[vector]
 
     @cuda.jit(device=True)
-    def add_pixel(gradient, window, sums):
+    def add_pixel(staged, first_dy, window, sums):
+        dy = load(staged, far(first_dy + pixel * pixel_step))
         for v in range(K):
             for q in range(vector):
                 column = pixel * stride + v * dilation
-                sums[pixel * K + v] += gradient[pixel * vector + q] * window[column * vector + q]
+                sums[pixel * K + v] += dy[q] * window[column * vector + q]
 
     return add_pixel
 
@@ -767,11 +772,12 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     taps = K * K
     run = groups * taps  # of a pixel
     columns = _columns(tile, sizes)
-    owned, read, weighed = pixels * vector, columns * vector, pixels * K
+    read, weighed = columns * vector, pixels * K
+    together = min(8, tile_rows)
     stage = staging(max(part.size + part_dy.size, tile_rows * wide * run), dtype)
     stage_image = _stage_image((H, W, C), part, vector, threads)
     stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads)
-    add_products = _add_products(sizes, 0, pixels)
+    add_products = _add_products(sizes, pixel_step, 0, pixels)
     load, _ = ACCESS[vector]
     _, fetched = fetching(vector)
     zero = dtype(0)
@@ -781,7 +787,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
         staged = stage()
         sums = cuda.local.array(weighed, dtype)
         window = cuda.local.array(read, dtype)
-        gradient = cuda.local.array(owned, dtype)
+        leaving = cuda.local.array(together, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
         u, g = at(tx) % K, at(tx) // K
         t = (tz * strips + ty) * lanes + tx
@@ -807,11 +813,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
                     values = load(staged, far(first + own + column * pixel_step))
                     for q in range(vector):
                         window[column * vector + q] = values[q]
-                for p in range(pixels):
-                    values = load(staged, far(first_dy + own + p * pixel_step))
-                    for q in range(vector):
-                        gradient[p * vector + q] = values[q]
-                add_products(gradient, window, sums)
+                add_products(staged, first_dy + own, window, sums)
         cuda.syncthreads()
         first_sum = ((tz * wide + ty * pixels) * groups + g) * taps + u * K
         for p in range(pixels):
@@ -823,10 +825,14 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
             k, j = at(e % run), at(first_j + e // run)
             if j < Wo and k < at((G - first_g) * taps):
                 first = (((n * Ho + first_i) * Wo + j) * G + first_g) * taps + k
-                for r in range(tile_rows):
-                    if first_i + r < Ho:
-                        value = staged[far(e + r * (wide * run))]
-                        dkernel[far(first + r * (Wo * G * taps))] = value
+                for first_r in range(0, tile_rows, together):
+                    for r in range(together):  # all are read before one is waited for
+                        row = first_r + r if first_r + r < tile_rows else tile_rows - 1
+                        leaving[r] = staged[far(e + row * (wide * run))]
+                    for r in range(together):
+                        row = first_r + r
+                        if row < tile_rows and first_i + row < Ho:
+                            dkernel[far(first + row * (Wo * G * taps))] = leaving[r]
             e = at(e + threads)
 
     return involution_kernel_gradient
