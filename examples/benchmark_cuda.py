@@ -6,23 +6,24 @@ too, for its time alone: Adam's corrections and the dropout seeds, which change 
 arguments of our kernels and stay those of the recording.
 
 Then the involution kernels beside the official algorithm and PyTorch's unfold. Each row is a shape:
-milliseconds by CUDA events, medians of 20 runs, forward and backward (both gradients), and the
-share of the bandwidth floor, which reads and writes every array once, as fast as a sum of two large
-arrays does in the same run. The official algorithm is that of Li et al.'s CuPy code, written anew:
-NCHW, one thread for every output element, K * K times two loads and a multiply-add, indices in 32
-bits.
+microseconds by CUDA events, medians of 20 runs, forward and backward (both gradients); the share of
+the bandwidth floor, which reads and writes every array once, as fast as a sum of two large arrays
+does in the same run; and how many times as long the others take. The official algorithm is that of
+Li et al.'s CuPy code, written anew: NCHW, one thread for every output element, K * K times two
+loads and a multiply-add, indices in 32 bits.
 
 Products and convolutions follow, in TFLOP/s beside PyTorch's without TF32. PyTorch's columns need
-torch with CUDA.
+torch with CUDA. What is printed are tables in Markdown, as README has them.
 """
 
 import argparse
 import importlib
 import statistics
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
-from benchmark_tools import network_and_batch, training_step
+from benchmark_tools import OURS, network_and_batch, training_step
 
 from scratchnet.backends import get_backend
 
@@ -42,11 +43,59 @@ def on_gpu(options: argparse.Namespace) -> list[dict]:
     print(f"{gpu.device.describe()}; copy: {copy_bandwidth / 1e9:.0f} GB/s")
     rows = [{"gpu": gpu.device.describe(), "copy_bandwidth": copy_bandwidth}]
     torch = torch_with_cuda() if options.peers else None
-    rows += [step_row(gpu, torch, network) for network in options.networks]
-    rows += [involution_row(gpu, torch, copy_bandwidth, *shape) for shape in SHAPES]
-    rows += [product_row(gpu, torch, size) for size in (1024, 4096)]
-    rows += [convolution_row(gpu, torch, C) for C in (64, 128, 256)]
+    for header, line, make, cases in (
+        (STEP_HEADER, step_line, step_row, [(network,) for network in options.networks]),
+        (INVOLUTION_HEADER, involution_line, partial(involution_row, copy_bandwidth), SHAPES),
+        (RATE_HEADER, rate_line, product_row, [(size,) for size in (1024, 4096)]),
+        ((), rate_line, convolution_row, [(C,) for C in (64, 128, 256)]),
+    ):
+        if header:
+            print("", *table_head(header), sep="\n")
+        for case in cases:
+            rows.append(make(gpu, torch, *case))
+            print(line(rows[-1]), flush=True)
     return rows
+
+
+STEP_HEADER = (
+    "a step, ms", "batch", OURS, "in a CUDA graph", "PyTorch", "in a CUDA graph", "PyTorch / ours"
+)  # fmt: skip
+INVOLUTION_HEADER = (
+    "N, C, H = W, stride, K", "forward, μs", "of floor", "official", "unfold",
+    "backward, μs", "of floor", "official", "unfold",
+)  # fmt: skip
+RATE_HEADER = ("TFLOP/s", OURS, "PyTorch")
+
+
+def table_head(header: Sequence[str]) -> tuple[str, str]:
+    return table_line(header), table_line(["---", *["---:"] * (len(header) - 1)])
+
+
+def table_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def step_line(row: dict) -> str:
+    names = ("ours", "ours in a CUDA graph", "PyTorch", "PyTorch in a CUDA graph")
+    cells = [f"{row[name]:.3f}" if name in row else "–" for name in names]
+    ratio = f"{row['PyTorch'] / row['ours']:.1f}x" if "PyTorch" in row else "–"
+    return table_line([row["network"], str(row["batch"]), *cells, ratio])
+
+
+def involution_line(row: dict) -> str:
+    cells = [", ".join(map(str, row["shape"]))]
+    for way in ("forward", "backward"):
+        mine = row[f"ours_{way}"]
+        cells += [f"{1e3 * mine:.0f}", f"{row[f'floor_{way}'] / mine:.0%}"]
+        for name in ("official", "unfold"):
+            other = row.get(f"{name}_{way}")
+            cells.append(f"{other / mine:.1f}x" if other else "–")
+    return table_line(cells)
+
+
+def rate_line(row: dict) -> str:
+    peer = f"{row['pytorch']:.1f}" if "pytorch" in row else "–"
+    return table_line([row["name"], f"{row['ours']:.1f}", peer])
 
 
 def step_row(gpu, torch, network: str) -> dict:
@@ -66,10 +115,6 @@ def step_row(gpu, torch, network: str) -> dict:
     for name, step in ({"ours": ours} | steps).items():
         run = lambda step=step: [step() for _ in range(STEPS)]  # noqa: E731
         row[name] = milliseconds(gpu, run) / STEPS
-    ratios = ", ".join(f"{name} {row[name] / row['ours']:.2f}x" for name in steps)
-    print(
-        f"{network:27} {row['ours']:8.3f} ms a step, {1e3 * len(x) / row['ours']:,.0f}/s; {ratios}"
-    )
     return row
 
 
@@ -121,7 +166,7 @@ def bandwidth(gpu) -> float:
     return 3 * 4 * 2**27 / (milliseconds(gpu, large_sum(gpu)) / 1e3)
 
 
-def involution_row(gpu, torch, copy_bandwidth: float, N, C, H, stride, K) -> dict:
+def involution_row(copy_bandwidth: float, gpu, torch, N, C, H, stride, K) -> dict:
     G, Ho = C // 16, -(-H // stride)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((N, H, H, C), np.float32)
@@ -150,13 +195,6 @@ def involution_row(gpu, torch, copy_bandwidth: float, N, C, H, stride, K) -> dic
         row |= {f"{name}_forward": times[0], f"{name}_backward": times[1]}
     row["floor_forward"] = bytes_forward / copy_bandwidth * 1e3
     row["floor_backward"] = bytes_backward / copy_bandwidth * 1e3
-    print(f"involution N {N} C {C} {H}x{H} stride {stride} K {K}")
-    for way in ("forward", "backward"):
-        mine = row[f"ours_{way}"]
-        ratios = ", ".join(
-            f"{name} {row[f'{name}_{way}'] / mine:.1f}x" for name in contenders if name != "ours"
-        )
-        print(f"    {way:8} {mine:8.3f} ms, {row[f'floor_{way}'] / mine:.0%} of floor; {ratios}")
     return row
 
 
@@ -283,11 +321,8 @@ def convolution_row(gpu, torch, C: int) -> dict:
 
 def rate_row(gpu, name: str, operations: int, ours, theirs) -> dict:
     row = {"name": name, "ours": operations / kernel_milliseconds(gpu, ours) / 1e9}
-    text = f"{name:32} {row['ours']:6.1f} TFLOP/s"
     if theirs is not None:
         row["pytorch"] = operations / kernel_milliseconds(gpu, theirs) / 1e9
-        text += f", PyTorch {row['pytorch']:.1f}"
-    print(text)
     return row
 
 

@@ -92,7 +92,7 @@ def _answer(study: Study) -> list[str]:
 def _table_1(study: Study) -> list[str]:
     gpu = any("cuda" in of_row for of_row in study.rows.values())
     header = ["data set", "operator", "parameters", "accuracy, %", "theirs", "CPU, s", "theirs"]
-    header += ["GPU, s", "theirs"] if gpu else ["GPU, s, theirs"]
+    header += ["GPU: accuracy, %", "s", "theirs"] if gpu else ["GPU, s, theirs"]
     lines = []
     for dataset in DATASETS:
         for operator in (*OPERATORS, "attention"):
@@ -103,7 +103,7 @@ def _table_1(study: Study) -> list[str]:
                      study.accuracy(row), number(theirs[0], ".2f"),
                      seconds["cpu"], number(theirs[2], ".2f")]  # fmt: skip
             if gpu:
-                cells.append(seconds["cuda"])
+                cells += [study.accuracy(row, "cuda"), seconds["cuda"]]
             lines.append([*cells, number(theirs[1], ".2f")])
     seeds = max(len(study.outcomes(row)) for row in study.rows) if study.rows else 0
     return [

@@ -55,9 +55,9 @@ class Study:
             return number(mean)
         return f"{number(mean)} ({min(threads)} thread{'s' if min(threads) > 1 else ''})"
 
-    def accuracy(self, row: str) -> str:
+    def accuracy(self, row: str, backend: str | None = None) -> str:
         """Mean and standard deviation over the seeds, in per cent."""
-        values = [100 * outcome["accuracy"] for outcome in self.outcomes(row)]
+        values = [100 * outcome["accuracy"] for outcome in self.outcomes(row, backend)]
         if len(values) < 2:
             return f"{values[0]:.2f}" if values else "–"
         return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
