@@ -93,8 +93,8 @@ TILES = (
     if SIMULATED
     else (
         Tile(128, 128, 16, 8, 8),
-        Tile(128, 64, 16, 8, 8),
         Tile(128, 64, 8, 8, 8),
+        Tile(128, 64, 16, 8, 8),
         Tile(64, 64, 16, 8, 8),
         Tile(64, 64, 16, 4, 4),
         Tile(32, 64, 16, 4, 4),
@@ -107,11 +107,13 @@ TILES = (
 MULTIPROCESSORS = 2 if SIMULATED else 132  # of an H200
 SHORTEST_CHUNK = 8 if SIMULATED else 64
 MOST_CHUNKS = 1024
-STEP_CYCLES = 2400  # from one step of a block to its next, at least: what memory takes to answer
-STAGE_CYCLES = 10  # of a warp that brings 32 numbers to the stage
-JOIN_CYCLES = 0 if SIMULATED else 12000  # of a second kernel that adds chunks
-JOINED = 750  # numbers of chunks that are written and read again in a cycle
+STEP_CYCLES = 2700  # from one step of a block to its next, at least: what memory takes to answer
+STAGE_CYCLES = 9  # of a warp that brings 32 numbers to the stage
+BUSY_THREADS = 288  # that keep a multiprocessor busy
+JOIN_CYCLES = 0 if SIMULATED else 11000  # of a second kernel that adds chunks
+JOINED = 300  # numbers of chunks that are written and read again in a cycle
 REGISTERS, THREADS_AT_ONCE, SHARED_BYTES = 65536, 2048, 227 * 1024  # of a multiprocessor
+OTHER_REGISTERS, RESERVED = 72, 1024  # of a thread beside its sums; bytes of a block
 STAGE_BYTES = 48 * 1024  # of a block, without asking
 THIN = 64  # sums that a thread keeps of a product of few lines
 THIN_BLOCK, JOIN_BLOCK = (8, 8) if SIMULATED else (128, 256)  # threads
@@ -129,25 +131,27 @@ class Plan(NamedTuple):
 def plan(M: int, N: int, K: int, groups: int, dtype: np.dtype) -> Plan:
     """What takes the least time, by a model of a multiprocessor; shapes alone decide.
 
-    Its blocks take turns to multiply, 128 threads at once, and none takes a step before its numbers
-    have come from memory. The constants are fitted to what the products of the report's networks,
-    and some larger ones, took with many plans each on an H200.
+    Its blocks take turns to multiply, 128 threads at once, where there are enough to hide what each
+    waits for; and none takes a step before its numbers have come from memory. The constants are
+    fitted to what the products of the report's networks, and some larger ones, took with many plans
+    each on an H200.
     """
     itemsize = np.dtype(dtype).itemsize
 
     def cycles(plan: Plan) -> float:
         tile, length, chunks = plan
         blocks = -(-M // tile.BM) * -(-N // tile.BN) * groups * chunks
-        held = tile.threads * (tile.TM * tile.TN + 64) * itemsize // 4
+        held = tile.threads * (tile.TM * tile.TN + OTHER_REGISTERS) * itemsize // 4
         resident = max(1, min(
             REGISTERS // held, THREADS_AT_ONCE // tile.threads,
-            SHARED_BYTES // (tile.staged * itemsize), 32,
+            SHARED_BYTES // (tile.staged * itemsize + RESERVED),
         ))  # fmt: skip
         own = -(-blocks // MULTIPROCESSORS)
+        in_turns = min(own, resident)
+        busy = min(1.0, in_turns * tile.threads / BUSY_THREADS)
         work = tile.BM * tile.BN * tile.BK / 128
         work += STAGE_CYCLES * (tile.BM + tile.BN) * tile.BK / 32
-        rounds = own / min(own, resident)
-        time = rounds * -(-length // tile.BK) * max(STEP_CYCLES, min(own, resident) * work)
+        time = own / in_turns * -(-length // tile.BK) * max(STEP_CYCLES, in_turns * work / busy)
         if chunks > 1:
             time += JOIN_CYCLES + 2 * chunks * M * N * groups / JOINED
         return time
