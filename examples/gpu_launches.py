@@ -4,7 +4,8 @@
     NUMBA_ENABLE_CUDASIM=1 python examples/gpu_launches.py      without
 
 A launch from Python costs tens of microseconds, which for these networks is most of a step. Nothing
-is computed here: launches are counted, not made.
+is computed here: launches are counted, not made. The simulator's tiles and GPU are tiny, so it cuts
+some products otherwise, and comes to a few launches more or fewer.
 """
 
 import sys

@@ -1,5 +1,6 @@
 """The benchmark runs and reports; its PyTorch twins are the same networks as ours."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -133,3 +134,15 @@ def test_an_involution_in_pytorch_has_the_same_gradients(peers, C, K, stride, si
         theirs = gradient.numpy()
         theirs = theirs.transpose(2, 3, 1, 0) if theirs.ndim == 4 else theirs
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_readme_quotes_the_gpu_benchmark_as_it_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    cuda = importlib.import_module("benchmark_cuda")
+    rows = json.loads((ROOT / "examples/report/gpu.json").read_text("utf-8"))["rows"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    lines = {"network": cuda.step_line, "shape": cuda.involution_line, "name": cuda.rate_line}
+    quoted = [line(row) for row in rows for kind, line in lines.items() if kind in row]
+    assert len(quoted) == len(rows) - 1  # the first tells the GPU
+    for line in quoted:
+        assert line in readme

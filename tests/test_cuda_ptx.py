@@ -310,6 +310,27 @@ def test_code_is_compiled_once_however_many_blocks_it_takes(compiler, monkeypatc
     assert len(loads) == 1
 
 
+def test_gpus_before_8_0_fetch_through_registers(compiler, monkeypatch):
+    device = compiler.backend.device
+    involution = importlib.import_module("scratchnet.backends.cuda.involution")
+    sizes = involution.Sizes(H=9, W=11, C=8, G=2, K=3, stride=1, dilation=1, Ho=9, Wo=11)
+    float32 = np.dtype(np.float32)
+    x = types.SimpleNamespace(dtype=float32)
+    for capability, copies in (((7, 5), False), ((9, 0), True)):
+        monkeypatch.setattr(device, "capability", lambda capability=capability: capability)
+        for cached in (
+            device.fetching,
+            involution._stage_image,
+            involution._read_weights,
+            involution._forward_kernel,
+        ):
+            cached.cache_clear()
+        tile = involution.forward_tile(sizes, float32, involution.READ)
+        kernel = involution._forward_kernel(numba.float32, sizes, tile, involution.READ)
+        ptx = device.compile_ptx(kernel, [x, (x,), x], capability)
+        assert ("cp.async" in ptx) == copies
+
+
 def _scaled(factor):
     scale = numba.cuda.jit(device=True)(lambda value: factor * value)
 
