@@ -107,9 +107,9 @@ def _folder() -> Path:
         if name.startswith("NUMBA_CUDA_"):
             state.update(f"{name}={value}\0".encode())
     parent = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "__pycache__")
-    folder = parent / f"cuda-{state.hexdigest()[:16]}"
+    folder = parent / f"scratchnet-cuda-{state.hexdigest()[:16]}"
     if not folder.exists():
-        for stale in parent.glob("cuda-*"):
+        for stale in parent.glob("scratchnet-cuda-*"):
             shutil.rmtree(stale, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
     return folder
