@@ -12,6 +12,9 @@ does in the same run; and how many times as long the others take. The official a
 Li et al.'s CuPy code, written anew: NCHW, one thread for every output element, K * K times two
 loads and a multiply-add, indices in 32 bits.
 
+Then the whole involution layer in training, as Li et al. have it (reduction 4), its kernels made
+where they are used, or stored in memory, and PyTorch's by unfold.
+
 Products and convolutions follow, in TFLOP/s beside PyTorch's without TF32. PyTorch's columns need
 torch with CUDA. What is printed are tables in Markdown, as README has them.
 """
@@ -25,6 +28,7 @@ from functools import lru_cache, partial
 import numpy as np
 from benchmark_tools import OURS, network_and_batch, training_step
 
+from scratchnet import Involution2D
 from scratchnet.backends import get_backend
 
 RUNS = 20
@@ -46,6 +50,7 @@ def on_gpu(options: argparse.Namespace) -> list[dict]:
     for header, line, make, cases in (
         (STEP_HEADER, step_line, step_row, [(network,) for network in options.networks]),
         (INVOLUTION_HEADER, involution_line, partial(involution_row, copy_bandwidth), SHAPES),
+        (LAYER_HEADER, layer_line, layer_row, SHAPES),
         (RATE_HEADER, rate_line, product_row, [(size,) for size in (1024, 4096)]),
         ((), rate_line, convolution_row, [(C,) for C in (64, 128, 256)]),
     ):
@@ -63,6 +68,10 @@ STEP_HEADER = (
 INVOLUTION_HEADER = (
     "N, C, H = W, stride, K", "forward, μs", "of floor", "official", "unfold",
     "backward, μs", "of floor", "official", "unfold",
+)  # fmt: skip
+LAYER_HEADER = (
+    "layer: N, C, H = W, stride, K", "forward, μs", "kernels stored", "PyTorch",
+    "backward, μs", "kernels stored", "PyTorch",
 )  # fmt: skip
 RATE_HEADER = ("TFLOP/s", OURS, "PyTorch")
 
@@ -90,6 +99,14 @@ def involution_line(row: dict) -> str:
         for name in ("official", "unfold"):
             other = row.get(f"{name}_{way}")
             cells.append(f"{other / mine:.1f}x" if other else "–")
+    return table_line(cells)
+
+
+def layer_line(row: dict) -> str:
+    cells = [", ".join(map(str, row["layer"]))]
+    for way in ("forward", "backward"):
+        times = [row.get(f"{name}_{way}") for name in ("made", "stored", "pytorch")]
+        cells += [f"{1e3 * time:.0f}" if time else "–" for time in times]
     return table_line(cells)
 
 
@@ -293,6 +310,38 @@ def unfold(torch, x, kernel, dy, stride: int):
 
     y = forward()
     return forward, lambda: torch.autograd.grad(y, (x, kernel), dy, True)
+
+
+def layer_row(gpu, torch, N, C, H, stride, K) -> dict:
+    rng = np.random.default_rng(0)
+    layer = Involution2D(C, K, C // 16, 4, stride=stride, reduce_bias=False, rng=rng)
+    x = rng.standard_normal((N, H, H, C), np.float32)
+    dy = rng.standard_normal((N, -(-H // stride), -(-H // stride), C), np.float32)
+    row = {"layer": [N, C, H, stride, K]}
+    if torch is not None:
+        peers = importlib.import_module("peers_pytorch")
+        twin = peers.Involution(layer).to(device="cuda", memory_format=torch.channels_last).train()
+        image, gradient = (
+            peers.image_tensor(a).to(device="cuda", memory_format=torch.channels_last)
+            for a in (x, dy)
+        )
+        image.requires_grad_()
+        row["pytorch_forward"] = kernel_milliseconds(gpu, lambda: twin(image))
+        step = peers.gradients_step(twin, image, gradient)
+        row["pytorch_backward"] = kernel_milliseconds(gpu, step)
+    layer.to("cuda")
+    x, dy = gpu.to_device(x), gpu.to_device(dy)
+    backend = importlib.import_module("scratchnet.backends.cuda.generated_involution")
+    usual = backend.FUSED_CHANNELS
+    try:
+        for name, backend.FUSED_CHANNELS in (("made", C), ("stored", 0)):
+            row[f"{name}_forward"] = kernel_milliseconds(
+                gpu, lambda: layer.forward(x, training=True)
+            )
+            row[f"{name}_backward"] = kernel_milliseconds(gpu, lambda: layer.backward(dy))
+    finally:
+        backend.FUSED_CHANNELS = usual
+    return row
 
 
 def product_row(gpu, torch, size: int) -> dict:

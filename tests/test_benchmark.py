@@ -142,6 +142,7 @@ def test_readme_quotes_the_gpu_benchmark_as_it_is(monkeypatch):
     rows = json.loads((ROOT / "examples/report/gpu.json").read_text("utf-8"))["rows"]
     readme = (ROOT / "README.md").read_text("utf-8")
     lines = {"network": cuda.step_line, "shape": cuda.involution_line, "name": cuda.rate_line}
+    lines["layer"] = cuda.layer_line
     quoted = [line(row) for row in rows for kind, line in lines.items() if kind in row]
     assert len(quoted) == len(rows) - 1  # the first tells the GPU
     for line in quoted:
