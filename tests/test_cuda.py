@@ -321,7 +321,16 @@ def test_an_empty_batch_is_no_launch():
     for y in (OPS.gpu.relu_forward(empty), OPS.gpu.add_forward(empty, empty)):
         assert y.shape == (0, 3)
     assert OPS.gpu.to_device(empty).reshape(0, -1).shape == (0, 0)
+    assert OPS.gpu.dense_forward(empty, np.ones((3, 2), np.float32), None).shape == (0, 2)
     assert device.launches == before
+
+
+def test_gradients_of_weights_of_an_empty_batch_are_zeros():
+    x, weight = np.empty((0, 3), np.float32), np.ones((3, 2), np.float32)
+    dx, dweight, dbias = OPS.dense_backward(np.empty((0, 2), np.float32), x, weight)
+    assert dx.shape == (0, 3)
+    np.testing.assert_array_equal(dweight, np.zeros((3, 2)))
+    np.testing.assert_array_equal(dbias, np.zeros(2))
 
 
 @pytest.mark.skipif(SIMULATED, reason="the simulator has no memory that others could see")

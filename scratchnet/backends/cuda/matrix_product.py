@@ -186,6 +186,11 @@ def multiply(
 ) -> None:
     """Sum over all of k, and hand each sum to store; one launch, or two."""
     number = numba_type(dtype)
+    if not M * N * groups:
+        return
+    if not K:  # sums of nothing
+        _join(store, number, empty(1, dtype), out, 0, M, N, groups)
+        return
     if M * N <= THIN and groups == 1 and not a.along_k and not b.along_k:
         chunks = min(-(-K // (4 * THIN_BLOCK)), 2 * MULTIPROCESSORS)
         partial = empty(chunks * M * N, dtype)
@@ -240,7 +245,7 @@ def _join(
 ) -> None:
     """Add the chunks up, in order, and hand the sums to store."""
     squares = -(-M // 4) * -(-N // 4) * groups
-    slices = min(1 << (chunks - 1).bit_length(), JOIN_BLOCK)
+    slices = min(1 << max(chunks - 1, 0).bit_length(), JOIN_BLOCK)
     lanes = JOIN_BLOCK // slices
     kernel = _join_kernel(store, dtype, slices)
     launch(kernel, -(-squares // lanes), JOIN_BLOCK, partial, out, chunks, M, N, groups)
@@ -530,8 +535,8 @@ def _thin_kernel(a: Matrix, b: Matrix, dtype: Any, M: int, N: int) -> Any:
     a_vector, b_vector = a.vector, b.vector
     a_line, a_step, a_read = a.line, a.step, a.read
     b_line, b_step, b_read = b.line, b.step, b.read
-    sizes = -(-M // a_vector) * a_vector, -(-N // b_vector) * b_vector, M * N
-    a_held, b_held, owned = sizes
+    a_held, b_held = -(-M // a_vector) * a_vector, -(-N // b_vector) * b_vector
+    owned = M * N
     half_block = THIN_BLOCK // 2
     room = half_block * owned
     zero = dtype(0)
