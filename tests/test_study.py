@@ -143,6 +143,22 @@ def test_numbers_of_the_report_are_those_of_the_results(done):
     assert layer["backward"]["multiply_adds"] == 2 * layer["forward"]["multiply_adds"]
 
 
+def test_a_gpu_has_columns_of_its_own(done, tmp_path):
+    results = copy.deepcopy(done[1])
+    outcomes = copy.deepcopy(results["rows"]["mnist/involution"]["cpu"])
+    for accuracy, outcome in zip((0.5, 0.7), outcomes, strict=True):
+        outcome |= {"accuracy": accuracy, "training_seconds": 3.25}
+        outcome["machine"] |= {"gpu": "a GPU"}
+    results["rows"]["mnist/involution"]["cuda"] = outcomes
+    text = write_study_report(rows(2), results, tmp_path, {}).read_text(encoding="utf-8")
+    line, *_ = re.findall(r"^\| MNIST \| involution \| 544 .*", text, re.M)
+    assert line.endswith("| 60.00 ± 14.14 | 3.2 | 73.35 |")
+    other, *_ = re.findall(r"^\| MNIST \| convolution \| 34,826 .*", text, re.M)
+    assert other.endswith("| – | – | 65.26 |")
+    assert "| GPU: accuracy, % | s | theirs |" in text
+    assert "a GPU: MNIST, involution" in text
+
+
 def test_finished_runs_are_taken_as_they_are(done, capsys):
     folder, results, _ = done
     again = run_study(rows(2), folder, tiny, settings=results["settings"])
