@@ -55,6 +55,8 @@ except ImportError as error:  # numba-cuda without its bindings, or one that is 
 # blocks busy; two blocks of 16 are enough for the simulator to have neighbours and a tail.
 THREADS = 16 if SIMULATED else 256
 MOST_BLOCKS = 2 if SIMULATED else 2112
+BLOCK_BYTES = 48 * 1024  # of shared memory: what every GPU gives a block without asking
+SHARED_BYTES, RESERVED_BYTES = 227 * 1024, 1024  # of an H200's multiprocessor; of it for each block
 LARGEST = 2**31 - 1  # elements of an array: what `at` and signed sums of indices hold
 
 if SIMULATED:  # where integers are Python's

@@ -37,6 +37,9 @@ import numpy as np
 from scratchnet.backends.cuda.arrays import Array, empty
 from scratchnet.backends.cuda.device import (
     ACCESS,
+    BLOCK_BYTES,
+    RESERVED_BYTES,
+    SHARED_BYTES,
     SIMULATED,
     at,
     cuda,
@@ -112,9 +115,8 @@ STAGE_CYCLES = 9  # of a warp that brings 32 numbers to the stage
 BUSY_THREADS = 288  # that keep a multiprocessor busy
 JOIN_CYCLES = 0 if SIMULATED else 11000  # of a second kernel that adds chunks
 JOINED = 300  # numbers of chunks that are written and read again in a cycle
-REGISTERS, THREADS_AT_ONCE, SHARED_BYTES = 65536, 2048, 227 * 1024  # of a multiprocessor
-OTHER_REGISTERS, RESERVED = 72, 1024  # of a thread beside its sums; bytes of a block
-STAGE_BYTES = 48 * 1024  # of a block, without asking
+REGISTERS, THREADS_AT_ONCE = 65536, 2048  # of a multiprocessor
+OTHER_REGISTERS = 72  # of a thread, beside its sums
 THIN = 64  # sums that a thread keeps of a product of few lines
 THIN_BLOCK, JOIN_BLOCK = (8, 8) if SIMULATED else (128, 256)  # threads
 
@@ -144,7 +146,7 @@ def plan(M: int, N: int, K: int, groups: int, dtype: np.dtype) -> Plan:
         held = tile.threads * (tile.TM * tile.TN + OTHER_REGISTERS) * itemsize // 4
         resident = max(1, min(
             REGISTERS // held, THREADS_AT_ONCE // tile.threads,
-            SHARED_BYTES // (tile.staged * itemsize + RESERVED),
+            SHARED_BYTES // (tile.staged * itemsize + RESERVED_BYTES),
         ))  # fmt: skip
         own = -(-blocks // MULTIPROCESSORS)
         in_turns = min(own, resident)
@@ -160,7 +162,7 @@ def plan(M: int, N: int, K: int, groups: int, dtype: np.dtype) -> Plan:
         Plan(tile, *_chunks(K, 2**power))
         for tile in TILES
         for power in range(MOST_CHUNKS.bit_length())
-        if tile.staged * itemsize <= STAGE_BYTES and (power == 0 or K >> power >= SHORTEST_CHUNK)
+        if tile.staged * itemsize <= BLOCK_BYTES and (power == 0 or K >> power >= SHORTEST_CHUNK)
     )
     return min(plans, key=cycles)
 
@@ -243,7 +245,7 @@ def _join(
     N: int,
     groups: int,
 ) -> None:
-    """Add the chunks up, in order, and hand the sums to store."""
+    """Add the chunks up, in a fixed order, and hand the sums to store."""
     squares = -(-M // 4) * -(-N // 4) * groups
     slices = min(1 << max(chunks - 1, 0).bit_length(), JOIN_BLOCK)
     lanes = JOIN_BLOCK // slices
@@ -252,7 +254,7 @@ def _join(
 
 
 def add_chunks(partial: Array, chunks: int, sizes: list[int]) -> list[Array]:
-    """Add up `chunks` rows of sum(sizes) elements, in order, and deal the sums out by sizes."""
+    """Add up `chunks` rows of sum(sizes) elements, in a fixed order, and deal them out by sizes."""
     results = [empty(size, partial.dtype) for size in sizes]
     out = results[0], results[-1]
     store = _deal_rows(1, sizes[0])
