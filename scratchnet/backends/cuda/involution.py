@@ -12,6 +12,11 @@ pixels: a row of 32 pixels reads 8.3 pixels for each it owns at K = 7, a tile of
 `best_tile` counts what a tile reads of the caches and of shared memory, and takes the one with the
 least for what it owns; small tiles, as blocks that multiply hide the waiting of others.
 
+Neighbouring blocks own the same pixels and other channels. Memory hands out and takes in 32 bytes
+at once, and where one group's taps end and the next one's begin, two blocks want the same: run far
+apart, they move a sixth more between memory and the L2 cache, and memory is sent parts of 32 bytes,
+which it can only write by reading the rest first.
+
 A thread owns a vector of 4 channels (1 where groups do not divide into fours) of PIXELS
 neighbouring pixels, and neighbouring threads own neighbouring vectors. For each row of the window
 it reads PIXELS + K - 1 vectors into registers and uses them for PIXELS * K taps.
@@ -247,8 +252,7 @@ def aggregate(x: Array, sizes: Sizes, fill: Fill, source: tuple[Array, ...]) -> 
     y = empty((N, sizes.Ho, sizes.Wo, sizes.C), x.dtype)
     tile = forward_tile(sizes, x.dtype, fill)
     kernel = _forward_kernel(numba_type(x.dtype), sizes, tile, fill)
-    slabs = -(-sizes.C // (tile.lanes * sizes.vector))
-    blocks = N * -(-sizes.Ho // tile.rows), -(-sizes.Wo // tile.wide), slabs
+    blocks = N * _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.C // sizes.vector)
     launch(kernel, blocks, tile.block, x, source, y)
     return y
 
@@ -259,8 +263,7 @@ def kernel_gradient(dy: Array, x: Array, sizes: Sizes) -> Array:
     dkernel = empty((N, Ho, Wo, G, K, K), x.dtype)
     tile = kernel_tile(sizes, x.dtype)
     kernel = _kernel_gradient_kernel(numba_type(x.dtype), sizes, tile)
-    blocks = N * -(-Ho // tile.rows), -(-Wo // tile.wide), -(-G // tile.groups)
-    launch(kernel, blocks, tile.block, dy, x, dkernel)
+    launch(kernel, N * _tiles_of(tile, Ho, Wo, G * K), tile.block, dy, x, dkernel)
     return dkernel
 
 
@@ -281,8 +284,7 @@ def image_gradient(
     dx = empty(x_shape, dy.dtype)
     tile = image_tile(sizes, dy.dtype, fill)
     kernel = _image_gradient_kernel(numba_type(dy.dtype), sizes, tile, fill, also is not None)
-    slabs = -(-sizes.C // (tile.lanes * sizes.vector))
-    blocks = N * -(-sizes.H // tile.rows), -(-sizes.W // tile.wide), slabs
+    blocks = N * _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector)
     launch(kernel, blocks, tile.block, dy, source, dy if also is None else also, dx)
     return dx
 
@@ -555,6 +557,26 @@ def _image_meeting(sizes: Sizes, tile: Tile) -> Meeting:
 
 
 @lru_cache
+def _own_tile(tile: Tile, H: int, W: int, lanes: int) -> Callable:
+    """A function that returns a block's image, and the first row, column and lane of its tile."""
+    slabs, across, down = -(-lanes // tile.lanes), -(-W // tile.wide), -(-H // tile.rows)
+    tile_lanes, tile_rows, wide = tile.lanes, tile.rows, tile.wide
+
+    @cuda.jit(device=True)
+    def own_tile():
+        pixels = at(cuda.blockIdx.x) // at(slabs)
+        row = pixels // at(across)
+        return (
+            row // at(down),
+            row % at(down) * tile_rows,
+            pixels % at(across) * wide,
+            at(cuda.blockIdx.x) % at(slabs) * tile_lanes,
+        )
+
+    return own_tile
+
+
+@lru_cache
 def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads: int) -> Callable:
     """A function by which all threads t of a block fetch part of an image into the stage.
 
@@ -566,12 +588,12 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
     vectors, pixel_step, line = channels // vector, part.pixel, part.line
     wide = across * vectors
     parts = max(1, threads // wide)  # of the rows, where there are threads for several
-    turns, even = -(-down // parts), down % parts == 0
+    turns = -(-down // parts)
     fetch, _ = fetching(vector)
 
     @cuda.jit(device=True)
     def stage_image(stage, start, image, n, top, left, first_c, end, t):
-        own = at(t) // wide if parts > 1 else at(0)
+        own = at(t) // at(wide) if parts > 1 else at(0)
         e = at(t - own * wide)
         while own < parts and e < wide:
             s, c = at(left + e // vectors), at(first_c + e % vectors * vector)
@@ -580,7 +602,7 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
             place = start + own * line + e // vectors * pixel_step + e % vectors * vector
             for turn in range(turns):
                 row = turn * parts
-                if even or own + row < down:
+                if row + parts <= down or at(own + row) < at(down):  # all but the last are there
                     to, of = far(place + row * line), far(first + row * (W * C))
                     fetch(stage, to, image, of, at(top + own + row) < limit)
             e = at(e + threads)
@@ -592,15 +614,14 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
 def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, tile_rows, pixels, _ = tile
-    wide = tile.wide
-    high = -(-Ho // tile_rows)  # tiles in a column
+    lanes, strips, _, pixels, _ = tile
     part, weights = _under_windows(tile, sizes), _weights(tile, sizes)
     pixel_step, line = part.pixel, part.line
     start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
     columns = _columns(tile, sizes)
     owned, read = pixels * vector, columns * vector
-    stage = staging(start + weights.size + fill.extra(wide), dtype)
+    stage = staging(start + weights.size + fill.extra(tile.wide), dtype)
+    own_tile = _own_tile(tile, Ho, Wo, C // vector)
     stage_image = _stage_image((H, W, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), weights, start)
     load, store = ACCESS[vector]
@@ -614,9 +635,8 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         window = cuda.local.array(read, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
         t = (tz * strips + ty) * lanes + tx
-        n, first_i = at(cuda.blockIdx.x) // high, at(cuda.blockIdx.x) % high * tile_rows
-        first_j = cuda.blockIdx.y * wide
-        first_c = cuda.blockIdx.z * lanes * vector
+        n, first_i, first_j, first_lane = own_tile()
+        first_c = first_lane * vector
         first_g = first_c // per_group
         top, left = first_i * stride - before, first_j * stride - before
         stage_image(staged, 0, x, n, top, left, first_c, C, t)
@@ -655,9 +675,7 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
 def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has_also: bool) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, tile_rows, pixels, _ = tile
-    wide = tile.wide
-    high = -(-H // tile_rows)  # tiles in a column
+    lanes, strips, _, pixels, _ = tile
     part = _over_pixels(tile, sizes)
     pixel_step, line, weights = part.pixel, part.line, _weights(tile, sizes)
     start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
@@ -665,6 +683,7 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
     ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
     owned, read = pixels * vector, columns * vector
     stage = staging(start + weights.size + fill.extra(part.across), dtype)
+    own_tile = _own_tile(tile, H, W, C // vector)
     stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), weights, start)
     load, store = ACCESS[vector]
@@ -678,9 +697,8 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
         window = cuda.local.array(read, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
         t = (tz * strips + ty) * lanes + tx
-        n, first_r = at(cuda.blockIdx.x) // high, cuda.blockIdx.x % high * tile_rows
-        first_s = cuda.blockIdx.y * wide
-        first_c = cuda.blockIdx.z * lanes * vector
+        n, first_r, first_s, first_lane = own_tile()
+        first_c = first_lane * vector
         first_g = first_c // per_group
         # the first output whose window can hold the tile's first pixel, as its last tap
         top, left = (first_r + ahead) // stride, (first_s + ahead) // stride
@@ -777,7 +795,6 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     vector, before, per_group = sizes.vector, sizes.before, C // G
     lanes, strips, tile_rows, pixels, groups = tile
     wide, threads = tile.wide, tile.threads
-    high = -(-Ho // tile_rows)  # tiles in a column
     part, part_dy = _chunk(tile, sizes)
     pixel_step, line, line_dy = part.pixel, part.line, part_dy.line
     start_dy = part.size
@@ -786,9 +803,10 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     run = groups * taps  # of a pixel
     columns = _columns(tile, sizes)
     read, weighed = columns * vector, pixels * K
-    together = min(8, tile_rows)
+    together, even = min(8, tile_rows), Ho % tile_rows == 0
     sums_row = _sums_row(tile, taps)
     stage = staging(max(part.size + part_dy.size, tile_rows * sums_row), dtype)
+    own_tile = _own_tile(tile, Ho, Wo, G * K)
     stage_image = _stage_image((H, W, C), part, vector, threads)
     stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads)
     add_products = _add_products(sizes, pixel_step, 0, pixels)
@@ -805,9 +823,8 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
         u, g = at(tx) % K, at(tx) // K
         t = (tz * strips + ty) * lanes + tx
-        n, first_i = at(cuda.blockIdx.x) // high, at(cuda.blockIdx.x) % high * tile_rows
-        first_j = cuda.blockIdx.y * wide
-        first_g = cuda.blockIdx.z * groups
+        n, first_i, first_j, first_lane = own_tile()
+        first_g = first_lane // K
         top, left = first_i * stride - before, first_j * stride - before
         end = min(C, (first_g + groups) * per_group)
         first = (tz * stride + u * dilation) * line + ty * pixels * stride * pixel_step
@@ -845,7 +862,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
                         leaving[r] = staged[far(e + row * sums_row)]
                     for r in range(together):
                         row = first_r + r
-                        if row < tile_rows and first_i + row < Ho:
+                        if row < tile_rows and (even or at(first_i + row) < at(Ho)):
                             dkernel[far(first + row * (Wo * G * taps))] = leaving[r]
             e = at(e + threads)
 
