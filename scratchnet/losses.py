@@ -47,14 +47,18 @@ class SoftmaxTwiceCrossEntropy(SoftmaxCrossEntropy):
         dlogits = p * (dp - sum(dp * p))
 
     As p lies in [0, 1], the second softmax is nearly flat: with ten classes the loss cannot fall
-    below log(1 + 9 / e) = 1.46, and where p is near 0 or 1 nearly no gradient comes through.
+    below log(1 + 9 / e) = 1.46, and where p is near 0 or 1 nearly no gradient comes through. NumPy
+    computes the inner softmax, wherever the rest is.
     """
 
     def forward(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        ops = get_backend(self.backend)
+        logits = ops.to_host(logits)
         shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
         self.inner = shifted / shifted.sum(axis=1, keepdims=True)
-        return super().forward(self.inner, labels)
+        return super().forward(ops.to_device(self.inner), labels)
 
     def backward(self, dloss: float = 1.0) -> np.ndarray:
-        dp = super().backward(dloss)
-        return self.inner * (dp - (dp * self.inner).sum(axis=1, keepdims=True))
+        ops = get_backend(self.backend)
+        dp = ops.to_host(super().backward(dloss))
+        return ops.to_device(self.inner * (dp - (dp * self.inner).sum(axis=1, keepdims=True)))
