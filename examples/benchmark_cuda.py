@@ -128,24 +128,11 @@ def step_row(gpu, torch, network: str) -> dict:
     ours = training_step(model.to("cuda"), gpu.to_device(x), gpu.to_device(labels))
     row = {"network": network, "batch": len(x)}
     if gpu.device.cuda.implementation == "NVIDIA" and not gpu.device.SIMULATED:
-        steps["ours in a CUDA graph"] = recorded(gpu, ours)
+        steps["ours in a CUDA graph"] = gpu.recorded(lambda: (ours(),))
     for name, step in ({"ours": ours} | steps).items():
         run = lambda step=step: [step() for _ in range(STEPS)]  # noqa: E731
         row[name] = milliseconds(gpu, run) / STEPS
     return row
-
-
-def recorded(gpu, step):
-    """The step's launches as a CUDA graph."""
-    for _ in range(3):  # to compile, and to have all memory at hand
-        step()
-    core = gpu.device.cuda_core
-    builder = core.Device().create_graph_builder().begin_building()
-    with gpu.device.on_stream(builder):
-        step()
-    graph = builder.end_building().complete()
-    default = core.Stream.from_handle(0)
-    return lambda: graph.launch(default)
 
 
 def kernel_milliseconds(gpu, function) -> float:

@@ -41,11 +41,15 @@ class Optimizer:
             if parameter.grad is None:
                 raise RuntimeError(f"{parameter.name} has no gradient: run backward first")
         self.follow()
-        self.steps += 1
         ops = get_backend(self.backend)
+        ops.changing(self._count)
         values, grads = [p.value for p in self.parameters], [p.grad for p in self.parameters]
-        update, *settings = self.update(ops)
-        ops.update_each(update, values, grads, list(self.memory.values()), *settings)
+        update, *_ = self.update(ops)
+        settings = ops.changing(lambda: self.update(ops)[1:])
+        ops.update_each(update, values, grads, list(self.memory.values()), settings)
+
+    def _count(self) -> None:
+        self.steps += 1
 
     def follow(self) -> None:
         """Move the memory to the backend that the parameters are on."""

@@ -2,6 +2,8 @@
 
 An epoch's order of images comes from (seed, epoch) alone, so a run that was interrupted at any
 step and resumed ends in the same bits as an unbroken one.
+
+On a GPU, what a step starts is recorded at the first step of an epoch and replayed at the others.
 """
 
 import copy
@@ -98,7 +100,6 @@ def fit(
                 model, train, loss, optimizer, pixels, clip_norm, trained, evaluated
             )
         run.history.compile_seconds += compiling
-    ops = get_backend(model.backend)
     total = epochs * math.ceil(len(train.labels) / batch_size)
     with (
         _interruptible() as interrupted,
@@ -109,6 +110,8 @@ def fit(
             bar.set_description_str(f"{description} {run.epoch + 1}/{epochs}".lstrip())
             rng = np.random.default_rng([seed, run.epoch])
             batches = Batches(train, batch_size, rng=rng, augment=augment, **pixels)
+            # Anew, as between epochs on_epoch may change what a recording holds fixed.
+            train_step = _step_of(model, loss, optimizer, clip_norm)
             began = time.perf_counter()
             for step, (x, labels) in enumerate(batches):
                 if step < run.step:
@@ -116,9 +119,8 @@ def fit(
                 if schedule is not None:
                     rate = schedule(optimizer.steps)
                     optimizer.lr = check_number("fit", "what schedule returns", rate, 0)
-                x, labels = ops.to_device(x), ops.to_device(labels)
-                value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
-                run.count(value, ops.count_correct(logits, labels), len(labels))
+                value, correct = train_step(x, labels)
+                run.count(value, correct, len(labels))
                 if isinstance(value, float) or len(run.pending) == IN_FLIGHT:
                     run.settle(x)
                 bar.update()
@@ -206,11 +208,12 @@ def warm_up(
     """
     began = time.perf_counter()
     model, loss, optimizer = copy.deepcopy((model, loss, optimizer))
+    train_step = _step_of(model, loss, optimizer, clip_norm)
     for images in sorted({*trained, *evaluated}):
         few = Split(train.images[:images], train.labels[:images])
         x, labels = next(iter(Batches(few, images, **pixels)))
         if images in trained:
-            _train_step(model, loss, optimizer, x, labels, clip_norm)
+            train_step(x, labels)
         if images in evaluated:
             get_backend(model.backend).count_correct(model.forward(x), labels)
     return time.perf_counter() - began
@@ -410,6 +413,33 @@ def load_model(model: Layer, path: str | Path) -> dict[str, Any]:
     prefix = "model."
     model.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
     return meta
+
+
+def _step_of(
+    model: Layer, loss: SoftmaxCrossEntropy, optimizer: Optimizer, clip_norm: float | None
+) -> Callable[[np.ndarray, np.ndarray], tuple[float, int]]:
+    """A function that takes a step with a batch; returns the loss, and how many were right.
+
+    It may be recorded if nothing in it is decided or computed by Python anew at each step: layers,
+    losses and optimizers of others may do that, and clipping asks whether the norm is too large.
+    """
+    ops = get_backend(model.backend)
+
+    def step(x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
+        return value, ops.count_correct(logits, labels)
+
+    ours = all(type(p).__module__.startswith("scratchnet.") for p in (*_layers(model), optimizer))
+    if ours and type(loss) is SoftmaxCrossEntropy and clip_norm is None:
+        return ops.recorded(step)
+    return lambda x, labels: step(ops.to_device(x), ops.to_device(labels))
+
+
+def _layers(model: Layer) -> Iterator[Layer]:
+    """The model, and all that it is made of."""
+    yield model
+    for part in model.parts.values():
+        yield from _layers(part)
 
 
 def _train_step(

@@ -31,6 +31,7 @@ from scratchnet import (
     fit,
     gradcheck,
     predict,
+    training,
 )
 from scratchnet.backends import (
     OPERATORS,
@@ -52,6 +53,7 @@ from scratchnet.layers import (
     ReLU,
     Sequential,
 )
+from scratchnet.losses import SoftmaxTwiceCrossEntropy
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 try:
@@ -395,14 +397,20 @@ def _data(count):
     return Split(images, rng.integers(0, 3, count))
 
 
-def test_training_follows_the_reference():
+@pytest.mark.parametrize(
+    ("clip_norm", "kind"),
+    [(None, SoftmaxCrossEntropy), (1.0, SoftmaxCrossEntropy), (None, SoftmaxTwiceCrossEntropy)],
+    ids=["recorded", "step by step", "softmax twice"],
+)
+def test_training_follows_the_reference(clip_norm, kind):
     networks = {name: _network().to(name) for name in ("reference", "cuda")}
-    data, histories = _data(5), {}
+    data, histories = _data(8), {}
     for name, network in networks.items():
-        optimizer = SGD(network.parameters(), 0.05, momentum=0.9)
         histories[name] = fit(
-            network, data, data, epochs=2, batch_size=3, optimizer=optimizer, clip_norm=1.0
-        )
+            network, data, data, epochs=2, batch_size=3, clip_norm=clip_norm,
+            optimizer=SGD(network.parameters(), 0.05, momentum=0.9), loss=kind().to(name),
+            schedule=lambda steps: 0.05 / (1 + steps),
+        )  # fmt: skip
     for one, other in zip(*(h.epochs for h in histories.values()), strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
         assert one.val_loss == pytest.approx(other.val_loss, rel=1e-3)
@@ -412,6 +420,82 @@ def test_training_follows_the_reference():
         np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
     np.testing.assert_allclose(*(predict(n, data) for n in networks.values()), atol=1e-3)
     assert evaluate(networks["cuda"], data)[1] == evaluate(networks["reference"], data)[1]
+
+
+def _steps(network, optimizer):
+    """A training step that can be recorded."""
+    loss = SoftmaxCrossEntropy().to("cuda")
+
+    def step(x, labels):
+        logits = network.forward(x, training=True)
+        value = loss.forward(logits, labels)
+        network.backward(loss.backward(), need_dx=False)
+        optimizer.step()
+        return value, OPS.gpu.count_correct(logits, labels)
+
+    return step
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_recorded_step_is_the_step(kind):
+    drawn, rng = _network().to("cuda"), np.random.default_rng(6)
+    batches = [
+        (rng.standard_normal((count, 5, 4, 1), np.float32), rng.integers(0, 3, count))
+        for count in (3, 3, 2, 3)
+    ]
+    found = []
+    for record in (False, True):
+        network = copy.deepcopy(drawn)
+        optimizer = kind(network.parameters(), 0.1)
+        step = _steps(network, optimizer)
+        if record:
+            step = OPS.gpu.recorded(step)
+        returned = []
+        for n, (x, labels) in enumerate(batches):
+            optimizer.lr = 0.1 / (1 + n)
+            returned += step(x, labels) if record else step(*map(OPS.gpu.to_device, (x, labels)))
+        random = [generator.bit_generator.state for generator in network.generators()]
+        values = [float(value) for value in returned]  # all of them copies, not the last one's
+        found.append((values, random, network.state() | optimizer.state()))
+    assert found[0][:2] == found[1][:2]
+    assert found[1][2]["steps"] == len(batches)
+    for name, value in found[0][2].items():
+        np.testing.assert_array_equal(found[1][2][name], value, err_msg=name)
+
+
+def test_a_recording_keeps_its_memory_to_itself():
+    step = OPS.gpu.recorded(lambda x: (OPS.gpu.relu_forward(OPS.gpu.relu_forward(x)),))
+    x = np.arange(-3, 8, dtype=np.float32)
+    step(x)
+    others = [OPS.gpu.to_device(np.full(11, i, np.float32)) for i in range(5)]
+    y = step(x[::-1].copy())[0]
+    for i, other in enumerate(others):
+        np.testing.assert_array_equal(OPS.gpu.to_host(other), np.full(11, i))
+    np.testing.assert_array_equal(OPS.gpu.to_host(y), np.maximum(x[::-1], 0))
+    before = len(arrays._free[np.dtype(np.float32), 11])
+    del step
+    assert len(arrays._free[np.dtype(np.float32), 11]) > before
+
+
+def test_a_step_that_asks_for_its_values_cannot_be_recorded():
+    step = OPS.gpu.recorded(lambda x: (x, float(OPS.gpu.relu_forward(x))))
+    with pytest.raises(RuntimeError, match="has not run: it has no values to read"):
+        step(np.zeros(1, np.float32))
+    assert OPS.gpu.to_host(OPS.gpu.relu_forward(np.ones(1, np.float32))) == 1
+
+
+class _Foreign(ReLU):
+    """A layer that may decide something in Python at each step."""
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(ReLU, 2), (_Foreign, 8)])
+def test_only_layers_of_this_package_are_recorded(kind, steps, monkeypatch):
+    network = Sequential(Flatten(), Dense(20, 3, rng=np.random.default_rng(0)), kind()).to("cuda")
+    taken, step = [], training._train_step
+    monkeypatch.setattr(training, "warm_up", lambda *_: 0.0)
+    monkeypatch.setattr(training, "_train_step", lambda *given: taken.append(1) or step(*given))
+    fit(network, _data(8), epochs=2, batch_size=2, optimizer=SGD(network.parameters(), 0.1))
+    assert len(taken) == steps
 
 
 def test_a_layer_on_the_gpu_has_its_gradients_checked_and_stays_there():

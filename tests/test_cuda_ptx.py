@@ -32,9 +32,10 @@ from ptx_machine import Memory as DeviceMemory
 
 from scratchnet import SGD, Adam, SoftmaxCrossEntropy, clip_gradients
 from scratchnet.backends import OPERATORS, reference
-from scratchnet.layers import BatchNorm, Involution2D, WindowAttention2D
+from scratchnet.layers import BatchNorm, Dropout, Involution2D, Sequential, WindowAttention2D
 from scratchnet.models import report_network
 from scratchnet.models.report import INPUT_SHAPES
+from scratchnet.training import _step_of
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
@@ -72,6 +73,7 @@ class Compiler:
     def __init__(self) -> None:
         self.ptxas = shutil.which("ptxas")
         self.machine: Machine | None = None
+        self.graphs: list[Graph] = []
 
     def allocate(self, dtype: np.dtype, size: int) -> Memory | DeviceMemory:
         return DeviceMemory(self.machine, size, dtype) if self.machine else Memory(size, dtype)
@@ -89,7 +91,9 @@ class Compiler:
 
     def launch(self, stream, config, program, *numbers) -> None:
         self.stream = stream
-        if self.machine:
+        if isinstance(stream, Graph):
+            stream.launches.append((config, program, numbers))
+        elif self.machine:
             self.machine.launch(program, config.grid, config.block, numbers)
 
     def registers(self, ptx: str) -> str:
@@ -106,6 +110,24 @@ class Compiler:
         spilled = re.search(r"(\d+) bytes spill stores", said)
         assert used, said
         return f"{used.group(1)}, {spilled.group(1)} bytes spilled"
+
+
+class Graph:
+    """Stands in for cuda.core's builder of a CUDA graph, and for the graph."""
+
+    def __init__(self, compiler: Compiler):
+        self.compiler = compiler
+        self.launches: list[tuple] = []
+        compiler.graphs.append(self)
+
+    def begin_building(self) -> "Graph":
+        return self
+
+    end_building = complete = begin_building
+
+    def launch(self, stream) -> None:
+        for launch in self.launches:
+            self.compiler.launch(stream, *launch[:2], *launch[2])
 
 
 def kind_of(argument):
@@ -137,6 +159,7 @@ def compiler():
             launch=compiler.launch,
             LaunchConfig=types.SimpleNamespace,
             Stream=types.SimpleNamespace(from_handle=int),
+            Device=lambda: types.SimpleNamespace(create_graph_builder=lambda: Graph(compiler)),
         )
         patch.setattr(backend.device, "cuda_core", driver)
         patch.setattr(backend.device, "_load", compiler.load)
@@ -286,6 +309,25 @@ def test_training_steps_follow_the_reference(on_host, dataset, operator):
             network.backward(loss.backward(), need_dx=False)
             optimizer.step()
     np.testing.assert_allclose(losses["cuda"], losses["reference"], rtol=1e-4)
+
+
+def test_a_replayed_graph_is_the_step(compiler, on_host):
+    *before, last = report_network("mnist", "involution").layers
+    drawn = Sequential(*before, Dropout(0.5, rng=np.random.default_rng(1)), last).to("cuda")
+    states = []
+    for record in (False, True):
+        network = copy.deepcopy(drawn)
+        optimizer, loss = Adam(network.parameters(), 1e-3), SoftmaxCrossEntropy().to("cuda")
+        step = _step_of(network, loss, optimizer, None if record else 1e9)
+        rng = np.random.default_rng(0)
+        for n in range(3):
+            optimizer.lr = 1e-3 / (1 + n)
+            step(rng.standard_normal((2, *INPUT_SHAPES["mnist"]), np.float32), np.array([1, n]))
+        states.append(network.state() | optimizer.state())
+    (graph,) = compiler.graphs
+    assert len(graph.launches) > 20
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(states[1][name], value, err_msg=name)
 
 
 # The driver, and the machine itself

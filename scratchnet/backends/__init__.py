@@ -41,6 +41,8 @@ HELPERS = (
     "zeros_like",
     "copy_into",
     "update_each",
+    "changing",
+    "recorded",
     "inv_std_of",
     "fold_norm",
     "update_running",

@@ -37,7 +37,7 @@ def update_each(
     values: Sequence[np.ndarray],
     grads: Sequence[np.ndarray],
     memories: Sequence[Sequence[np.ndarray]],
-    *settings: Any,
+    settings: tuple,
 ) -> None:
     """update(value, grad, *memory, *settings) for every parameter.
 
@@ -45,6 +45,19 @@ def update_each(
     """
     for value, grad, *memory in zip(values, grads, *memories, strict=True):
         update(value, grad, *memory, *settings)
+
+
+def changing(draw: Callable[[], Any]) -> Any:
+    """What draw() returns. Of a step that is recorded, a number to be drawn at each replay."""
+    return draw()
+
+
+def recorded(step: Callable) -> Callable:
+    """The step, which takes and returns arrays where the backend computes, for NumPy arrays.
+
+    A backend that saves time so may record what the step starts, and then replay that alone.
+    """
+    return step
 
 
 def inv_std_of(variance: np.ndarray, eps: float) -> np.ndarray:

@@ -40,7 +40,7 @@ class Dropout(Layer):
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if not training:
             return x
-        self.seed = int(self.generator.integers(2**63))
+        self.seed = self.ops.changing(lambda: int(self.generator.integers(2**63)))
         return self.ops.dropout_forward(x, self.rate, self.seed)
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray:

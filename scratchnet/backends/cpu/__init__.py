@@ -38,12 +38,14 @@ from scratchnet.backends.cpu.softmax_cross_entropy import (
 )
 from scratchnet.backends.cpu.updates import adam_update, sgd_update
 from scratchnet.backends.host import (
+    changing,
     copy_into,
     count_correct,
     fold_norm,
     inv_std_of,
     norm_of,
     pack,
+    recorded,
     scale_all,
     to_device,
     to_host,
@@ -64,6 +66,7 @@ __all__ = [
     "avgpool2d_forward",
     "batchnorm_backward",
     "batchnorm_forward",
+    "changing",
     "channel_affine_backward",
     "channel_affine_forward",
     "conv2d_backward",
@@ -92,6 +95,7 @@ __all__ = [
     "maxpool2d_forward",
     "norm_of",
     "pack",
+    "recorded",
     "relu_backward",
     "relu_forward",
     "scale_all",

@@ -45,6 +45,7 @@ from scratchnet.backends.cuda.helpers import (
 )
 from scratchnet.backends.cuda.involution import involution_backward, involution_forward
 from scratchnet.backends.cuda.maxpool2d import maxpool2d_backward, maxpool2d_forward
+from scratchnet.backends.cuda.recording import changing, recorded
 from scratchnet.backends.cuda.relu import relu_backward, relu_forward
 from scratchnet.backends.cuda.softmax_cross_entropy import (
     softmax_cross_entropy_backward,
@@ -64,6 +65,7 @@ __all__ = [
     "avgpool2d_forward",
     "batchnorm_backward",
     "batchnorm_forward",
+    "changing",
     "channel_affine_backward",
     "channel_affine_forward",
     "conv2d_backward",
@@ -92,6 +94,7 @@ __all__ = [
     "maxpool2d_forward",
     "norm_of",
     "pack",
+    "recorded",
     "relu_backward",
     "relu_forward",
     "scale_all",

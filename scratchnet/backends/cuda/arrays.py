@@ -7,6 +7,8 @@ Memory is not given back when an array is gone but kept for the next one of its 
 the driver for some takes longer than most kernels, and a training step asks for the same sizes
 every time. All kernels run one after the other on one stream, so a buffer may be handed on while a
 kernel that reads it is still waiting. The price is memory that nobody uses until it runs short.
+Launches that are recorded to be started again have a `Pool` of their own, as they write to the same
+memory each time.
 
 What comes from the host goes through pinned memory, which the GPU fetches while the host goes on; a
 copy from anywhere else first waits for every kernel before it, and a training would wait so twice a
@@ -14,11 +16,12 @@ step. The driver is asked for a copy without Numba's own method around it, which
 as long.
 """
 
+import contextlib
 import itertools
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +34,9 @@ OUT_OF_MEMORY = 2  # the driver's number for it
 LEGACY_STREAM = 1  # the number of the default stream in `__cuda_array_interface__`
 STAGES, STAGE_BYTES = 4, 8 * 2**20  # of pinned memory; larger arrays go without
 
-_free: dict[tuple, list] = defaultdict(list)  # what nobody holds, by dtype and size
+Memories = dict[tuple, list]  # by dtype and size
+
+_free: Memories = defaultdict(list)  # what nobody holds
 # What arrays hold, by id. Without this reference of our own, an array that dies in a cycle would
 # take its memory along: the garbage collector tells Numba before it calls __del__ below.
 _held: dict[int, Any] = {}
@@ -39,20 +44,53 @@ _stages: list[tuple] = []  # pinned memory, the event after which it is free aga
 _staging = threading.Lock()
 
 
+class Pool:
+    """Memory for the arrays of a recording, and for no others until it is closed."""
+
+    def __init__(self) -> None:
+        self.free: Memories = defaultdict(list)
+        self.closed = False
+
+    def close(self) -> None:
+        """Let others have the memory, now and when the arrays that still hold some are gone."""
+        self.closed = True
+        for key, memories in self.free.items():
+            _free[key].extend(memories)
+        self.free.clear()
+
+
+class _Thread(threading.local):
+    pool: Pool | None = None  # that this thread's arrays are made from
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def from_pool(pool: Pool) -> Iterator[None]:
+    """This thread's new arrays take memory from the pool, and return it there."""
+    _thread.pool = pool
+    try:
+        yield
+    finally:
+        _thread.pool = None
+
+
 class _Buffer:
     """Holds device memory while an array needs it, then returns it to the free ones."""
 
-    __slots__ = ("memory", "key")
+    __slots__ = ("memory", "key", "pool")
 
     def __init__(self, key: tuple):
-        self.key, self.memory = key, None
-        free = _free[key]
+        self.key, self.memory, self.pool = key, None, _thread.pool
+        free = (self.pool and self.pool.free[key]) or _free[key]
         self.memory = free.pop() if free else _allocate(*key)
         _held[id(self.memory)] = self.memory
 
     def __del__(self):
         if self.memory is not None:
-            _free[self.key].append(_held.pop(id(self.memory)))
+            free = _free if self.pool is None or self.pool.closed else self.pool.free
+            free[self.key].append(_held.pop(id(self.memory)))
 
 
 def _allocate(dtype: np.dtype, size: int) -> Any:
@@ -254,9 +292,14 @@ def borrowed(argument: Any) -> Any:
 
 
 def to_host(array: Any) -> Any:
-    """A NumPy copy of an array on the GPU, after every kernel before; others as they are."""
+    """A NumPy copy of an array on the GPU, after every kernel before; others as they are.
+
+    raises RuntimeError in a step that is being recorded, as it has not run
+    """
     if not isinstance(array, Array):
         return array
+    if _thread.pool is not None:
+        raise RuntimeError("a step that is being recorded has not run: it has no values to read")
     if not array.size:
         return np.empty(array.shape, array.dtype)
     return _download(array.memory).reshape(array.shape)

@@ -98,16 +98,30 @@ def numba_type(dtype: np.dtype) -> Any:
 launches = 0  # kernels started by this process
 _configured: dict[tuple, Any] = {}  # by blocks and threads; for Numba's own launches by kernel too
 _loaded: dict[tuple, Any] = {}  # by kernel and kinds of arguments
-_thread = threading.local()
+
+
+class _Thread(threading.local):
+    """What is this thread's alone."""
+
+    entered = False  # the GPU's context
+    default: Any = None  # stream, as cuda.core names it
+    stream: Any = None  # another one that launches go to
+    noted: list[tuple] | None = None  # launches, where they are noted instead of started
+
+
+_thread = _Thread()
 
 
 def launch(kernel: Any, blocks: int | tuple, threads: int | tuple, *arguments: Any) -> None:
     """Start a kernel on the default stream, or on_stream's, which runs one after the other.
 
-    Arguments are `Array`s, tuples of them, and numbers. No blocks are no launch.
+    Arguments are `Array`s, numbers, and tuples of them. No blocks are no launch.
     """
     global launches
     if not (blocks if isinstance(blocks, int) else min(blocks)):
+        return
+    if _thread.noted is not None:
+        _thread.noted.append((kernel, blocks, threads, tuple(_flat(arguments))))
         return
     launches += 1
     _start(kernel, blocks, threads, arguments)
@@ -127,7 +141,7 @@ def on_stream(stream: Any) -> Iterator[None]:
     wait for what was launched before (`synchronize`), and before others use arrays made here, for
     this one.
     """
-    before = getattr(_thread, "stream", None)
+    before = _thread.stream
     _thread.stream = stream
     try:
         yield
@@ -135,9 +149,54 @@ def on_stream(stream: Any) -> Iterator[None]:
         _thread.stream = before
 
 
+@contextlib.contextmanager
+def noting() -> Iterator[list[tuple]]:
+    """This thread's launches are noted in a list instead of started, for `started_together`."""
+    _thread.noted = []
+    try:
+        yield _thread.noted
+    finally:
+        _thread.noted = None
+
+
+def started_together(noted: list[tuple]) -> Callable[[], None]:
+    """A function that starts all launches noted; from the second time on with one call, as a CUDA
+    graph, where there are some.
+
+    The first time, each starts by itself: the driver wants to have loaded a graph's kernels before.
+    """
+    loaded, graph = False, None
+
+    def start() -> None:
+        global launches
+        nonlocal loaded, graph
+        launches += len(noted)  # which also keeps the memory that they read and write
+        if loaded and graph is None and _start is _start_by_driver:
+            graph = _graph_of(noted)
+        if graph is None:
+            _start_each(noted)
+        else:
+            graph.launch(_default_stream())
+        loaded = True
+
+    return start
+
+
+def _graph_of(noted: list[tuple]) -> Any:
+    builder = cuda_core.Device().create_graph_builder().begin_building()
+    with on_stream(builder):
+        _start_each(noted)
+    return builder.end_building().complete()
+
+
+def _start_each(noted: list[tuple]) -> None:
+    for each in noted:
+        _start(*each)
+
+
 def enter_context() -> None:
     """Make the GPU's context that of this thread, which the driver's functions ask for."""
-    if not getattr(_thread, "entered", False):
+    if not _thread.entered:
         cuda.current_context()
         _thread.entered = True
 
@@ -199,13 +258,10 @@ def _start_by_driver(
         kind = type(argument)
         if kind is tuple:
             kinds.append(len(argument))
-            for array in argument:
-                _append_array(array.memory, kinds, numbers)
-        elif isinstance(argument, _NUMBERS):
-            kinds.append(kind)
-            numbers.append(argument)
+            for part in argument:
+                _append(part, kinds, numbers)
         else:
-            _append_array(getattr(argument, "memory", argument), kinds, numbers)
+            _append(argument, kinds, numbers)
     loaded = _loaded.get(key := tuple(kinds))
     if loaded is None:
         loaded = _loaded[key] = _load(kernel, _flat(arguments))
@@ -213,14 +269,24 @@ def _start_by_driver(
     if config is None:
         config = cuda_core.LaunchConfig(grid=blocks, block=threads)
         _configured[blocks, threads] = config
-    if getattr(_thread, "stream", None) is None:
+    stream = _default_stream() if _thread.stream is None else _thread.stream
+    cuda_core.launch(stream, config, loaded.kernel, *numbers)
+
+
+def _default_stream() -> Any:
+    if _thread.default is None:
         enter_context()
-        _thread.stream = cuda_core.Stream.from_handle(0)
-    cuda_core.launch(_thread.stream, config, loaded.kernel, *numbers)
+        _thread.default = cuda_core.Stream.from_handle(0)
+    return _thread.default
 
 
-def _append_array(array: Any, kinds: list, numbers: list) -> None:
-    """What Numba's kernels take for an array: they read the address and the sizes of seven."""
+def _append(argument: Any, kinds: list, numbers: list) -> None:
+    """A number, or what Numba's kernels take for an array: of seven they read address and sizes."""
+    if isinstance(argument, _NUMBERS):
+        kinds.append(type(argument))
+        numbers.append(argument)
+        return
+    array = getattr(argument, "memory", argument)
     try:
         kind, own = array.scratchnet_numbers
     except AttributeError:

@@ -13,10 +13,11 @@ import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type, uniform
+from scratchnet.backends.cuda.recording import Changing, readable
 from scratchnet.checks import check_float_array, check_fraction
 
 
-def dropout_forward(x: Array, rate: float, seed: int) -> Array:
+def dropout_forward(x: Array, rate: float, seed: int | Changing) -> Array:
     """x of any shape, rate in [0, 1), seed in [0, 2^64)  ->  like x."""
     x = on_device(x)
     check_float_array("dropout", "x", x)
@@ -24,11 +25,12 @@ def dropout_forward(x: Array, rate: float, seed: int) -> Array:
     y = empty(x.shape, x.dtype)
     kernel = _kernel(numba_type(x.dtype))
     scale = x.dtype.type(1 / (1 - rate))
-    launch_over(x.size, kernel, x, y, np.float64(rate), scale, np.uint64(seed))
+    seed = readable(seed, 1, np.dtype(np.uint64))
+    launch_over(x.size, kernel, x, y, np.float64(rate), scale, seed)
     return y
 
 
-def dropout_backward(dy: Array, rate: float, seed: int) -> Array:
+def dropout_backward(dy: Array, rate: float, seed: int | Changing) -> Array:
     """dy of any shape  ->  dx like dy, by the mask of the same seed."""
     return dropout_forward(dy, rate, seed)
 
@@ -40,7 +42,7 @@ def _kernel(dtype: Any) -> Any:
     @cuda.jit
     def dropout(x, y, rate, scale, seed, count):
         for e in range(cuda.grid(1), count, cuda.gridsize(1)):
-            keep = one if uniform(seed, e) >= rate else zero
+            keep = one if uniform(seed[0], e) >= rate else zero
             y[at(e)] = x[at(e)] * keep * scale
 
     return dropout

@@ -11,12 +11,13 @@ at a time.
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, to_device
 from scratchnet.backends.cuda.device import MOST_BLOCKS, THREADS, at, cuda, launch, numba_type
+from scratchnet.backends.cuda.recording import Changing, changed, readable
 from scratchnet.checks import check_update
 
 AT_ONCE = 16
@@ -33,7 +34,7 @@ def sgd_update(
 ) -> None:
     """One step of gradient descent with momentum; value and velocity change."""
     settings = lr, momentum, nesterov, weight_decay
-    update_each(sgd_update, [value], [grad], [[velocity]], *settings)
+    update_each(sgd_update, [value], [grad], [[velocity]], settings)
 
 
 def adam_update(
@@ -51,7 +52,7 @@ def adam_update(
 ) -> None:
     """Step number `step` (from 1) of Adam, or of AdamW if decoupled; value, m and v change."""
     settings = step, lr, beta1, beta2, eps, weight_decay, decoupled
-    update_each(adam_update, [value], [grad], [[m], [v]], *settings)
+    update_each(adam_update, [value], [grad], [[m], [v]], settings)
 
 
 def update_each(
@@ -59,7 +60,7 @@ def update_each(
     values: Sequence[Array],
     grads: Sequence[Array],
     memories: Sequence[Sequence[Array]],
-    *settings: Any,
+    settings: tuple | Changing,
 ) -> None:
     """update(value, grad, *memory, *settings) for every parameter; memories are lists like values.
 
@@ -74,16 +75,18 @@ def update_each(
     names = ["grad", *(f"memory[{j}]" for j in range(len(memories)))]
     for value, *others in zip(values, grads, *memories, strict=True):
         check_update(update.__name__, value, **dict(zip(names, others, strict=True)))
-    make, factors = (_sgd if update is sgd_update else _adam)(*settings)
+    rule = _SGD if update is sgd_update else _ADAM
+    flag = (settings.draw() if isinstance(settings, Changing) else settings)[rule.flag]
+    numbers = changed(rule.numbers, settings)
     for run in _runs([values, *memories]):
         first = values[run.start]
         buffers = tuple(arrays[run.start].buffer for arrays in (values, *memories))
         table = _table(tuple((value.start, value.size) for value in values[run]))
         largest = max(value.size for value in values[run])
         blocks = min(-(-largest // THREADS), MOST_BLOCKS), run.stop - run.start
-        kernel = make(numba_type(first.dtype))
-        numbers = [first.dtype.type(factor) for factor in factors]
-        launch(kernel, blocks, THREADS, *buffers, tuple(grads[run]), table, *numbers)
+        kernel = rule.kernel(numba_type(first.dtype), flag)
+        read = readable(numbers, rule.count, first.dtype)
+        launch(kernel, blocks, THREADS, *buffers, tuple(grads[run]), table, read)
 
 
 def _runs(columns: Sequence[Sequence[Array]]) -> list[slice]:
@@ -111,11 +114,11 @@ def _table(places: tuple[tuple[int, int], ...]) -> Array:
     return to_device(np.array(places, np.int64))
 
 
-def _sgd(lr: float, momentum: float, nesterov: bool, weight_decay: float) -> tuple:
-    return (lambda dtype: _sgd_kernel(dtype, nesterov)), (lr, momentum, weight_decay)
+def _sgd_numbers(lr: float, momentum: float, nesterov: bool, weight_decay: float) -> tuple:
+    return lr, momentum, weight_decay
 
 
-def _adam(
+def _adam_numbers(
     step: int,
     lr: float,
     beta1: float,
@@ -125,14 +128,14 @@ def _adam(
     decoupled: bool,
 ) -> tuple:
     factors = lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay
-    corrections = 1 / (1 - beta1**step), 1 / (1 - beta2**step)
-    return (lambda dtype: _adam_kernel(dtype, decoupled)), factors + corrections
+    return *factors, 1 / (1 - beta1**step), 1 / (1 - beta2**step)
 
 
 @lru_cache
 def _sgd_kernel(dtype: Any, nesterov: bool) -> Any:
     @cuda.jit
-    def sgd_update(value, velocity, grads, table, lr, momentum, weight_decay):
+    def sgd_update(value, velocity, grads, table, numbers):
+        lr, momentum, weight_decay = numbers[0], numbers[1], numbers[2]
         parameter = cuda.blockIdx.y
         start, size = table[2 * parameter], table[2 * parameter + 1]
         grad = grads[parameter]
@@ -151,9 +154,10 @@ def _adam_kernel(dtype: Any, decoupled: bool) -> Any:
     one = dtype(1)
 
     @cuda.jit
-    def adam_update(
-        value, m, v, grads, table, lr, beta1, rest1, beta2, rest2, eps, weight_decay, up1, up2
-    ):
+    def adam_update(value, m, v, grads, table, numbers):
+        lr, beta1, rest1 = numbers[0], numbers[1], numbers[2]
+        beta2, rest2, eps = numbers[3], numbers[4], numbers[5]
+        weight_decay, up1, up2 = numbers[6], numbers[7], numbers[8]
         parameter = cuda.blockIdx.y
         start, size = table[2 * parameter], table[2 * parameter + 1]
         grad = grads[parameter]
@@ -168,3 +172,16 @@ def _adam_kernel(dtype: Any, decoupled: bool) -> Any:
             value[k] = value[k] * kept - lr * (m[k] * up1) / (math.sqrt(v[k] * up2) + eps)
 
     return adam_update
+
+
+class _Rule(NamedTuple):
+    """How to take an update's settings."""
+
+    kernel: Callable  # makes it for a dtype and the one setting that is compiled in
+    flag: int  # that setting's place
+    numbers: Callable  # what the kernel reads, from all of them
+    count: int
+
+
+_SGD = _Rule(_sgd_kernel, 2, _sgd_numbers, 3)
+_ADAM = _Rule(_adam_kernel, 6, _adam_numbers, 9)

@@ -1,12 +1,14 @@
 """The definition: plain NumPy, any float dtype, short enough to read aloud."""
 
 from scratchnet.backends.host import (
+    changing,
     copy_into,
     count_correct,
     fold_norm,
     inv_std_of,
     norm_of,
     pack,
+    recorded,
     scale_all,
     to_device,
     to_host,
@@ -61,6 +63,7 @@ __all__ = [
     "avgpool2d_forward",
     "batchnorm_backward",
     "batchnorm_forward",
+    "changing",
     "channel_affine_backward",
     "channel_affine_forward",
     "conv2d_backward",
@@ -89,6 +92,7 @@ __all__ = [
     "maxpool2d_forward",
     "norm_of",
     "pack",
+    "recorded",
     "relu_backward",
     "relu_forward",
     "scale_all",
