@@ -63,7 +63,7 @@ except BackendError as error:
 
 from gpu_ops import OnHost  # noqa: E402
 
-from scratchnet.backends.cuda import arrays, device  # noqa: E402
+from scratchnet.backends.cuda import arrays, device, recording  # noqa: E402
 
 if SIMULATED:
     # The simulator's main thread spins while it waits for the others; let it spin shorter.
@@ -266,7 +266,16 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     assert arrays.empty(15, np.float32).memory is memory
 
 
-def test_memory_of_an_array_in_a_cycle_is_not_given_back(monkeypatch):
+def _array():
+    return arrays.empty(7, np.float32)
+
+
+def _recording():
+    return recording._Recording(lambda: (_array(),)[1:], ())
+
+
+@pytest.mark.parametrize("make", [_array, _recording])
+def test_memory_in_a_cycle_is_not_given_back(make, monkeypatch):
     class Memory:
         pass
 
@@ -279,7 +288,7 @@ def test_memory_of_an_array_in_a_cycle_is_not_given_back(monkeypatch):
 
     monkeypatch.setattr(arrays, "_allocate", allocate)
     monkeypatch.setattr(arrays, "_free", collections.defaultdict(list))
-    cycle = [arrays.empty(7, np.float32)]
+    cycle = [make()]
     cycle.append(cycle)
     del cycle
     gc.collect()

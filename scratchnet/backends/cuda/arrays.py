@@ -37,8 +37,8 @@ STAGES, STAGE_BYTES = 4, 8 * 2**20  # of pinned memory; larger arrays go without
 Memories = dict[tuple, list]  # by dtype and size
 
 _free: Memories = defaultdict(list)  # what nobody holds
-# What arrays hold, by id. Without this reference of our own, an array that dies in a cycle would
-# take its memory along: the garbage collector tells Numba before it calls __del__ below.
+# What arrays and pools hold, by id. Without this reference of our own, those that die in a cycle
+# would take their memory along: the garbage collector tells Numba before it calls __del__ below.
 _held: dict[int, Any] = {}
 _stages: list[tuple] = []  # pinned memory, the event after which it is free again, the stream
 _staging = threading.Lock()
@@ -55,7 +55,7 @@ class Pool:
         """Let others have the memory, now and when the arrays that still hold some are gone."""
         self.closed = True
         for key, memories in self.free.items():
-            _free[key].extend(memories)
+            _free[key].extend(_held.pop(id(memory)) for memory in memories)
         self.free.clear()
 
 
@@ -88,9 +88,12 @@ class _Buffer:
         _held[id(self.memory)] = self.memory
 
     def __del__(self):
-        if self.memory is not None:
-            free = _free if self.pool is None or self.pool.closed else self.pool.free
-            free[self.key].append(_held.pop(id(self.memory)))
+        if self.memory is None:
+            return
+        if self.pool is None or self.pool.closed:
+            _free[self.key].append(_held.pop(id(self.memory)))
+        else:
+            self.pool.free[self.key].append(self.memory)
 
 
 def _allocate(dtype: np.dtype, size: int) -> Any:
