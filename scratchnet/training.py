@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scratchnet.backends import get_backend
+from scratchnet.backends.host import normalised
 from scratchnet.checkpoint import CheckpointError, check_arrays, load_checkpoint, save_checkpoint
 from scratchnet.checks import check_number, check_whole
 from scratchnet.data import Batches, Split
@@ -111,24 +112,24 @@ def fit(
             rng = np.random.default_rng([seed, run.epoch])
             batches = Batches(train, batch_size, rng=rng, augment=augment, **pixels)
             # Anew, as between epochs on_epoch may change what a recording holds fixed.
-            train_step = _step_of(model, loss, optimizer, clip_norm)
+            train_step = _step_of(model, loss, optimizer, batches, clip_norm)
             began = time.perf_counter()
-            for step, (x, labels) in enumerate(batches):
+            for step, (images, labels) in enumerate(batches.raw()):
                 if step < run.step:
                     continue  # trained on before the interruption
                 if schedule is not None:
                     rate = schedule(optimizer.steps)
                     optimizer.lr = check_number("fit", "what schedule returns", rate, 0)
-                value, correct = train_step(x, labels)
+                value, correct = train_step(images, labels)
                 run.count(value, correct, len(labels))
                 if isinstance(value, float) or len(run.pending) == IN_FLIGHT:
-                    run.settle(x)
+                    run.settle(images, batches)
                 bar.update()
                 bar.set_postfix_str(run.progress(began), refresh=False)
                 if interrupted.is_set():
                     break
             if run.pending:
-                run.settle(x)
+                run.settle(images, batches)
             run.seconds += time.perf_counter() - began
             if run.step == len(batches):
                 record = run.close_epoch(validation, loss, batch_size, pixels)
@@ -154,8 +155,8 @@ def evaluate(
     loss = loss or SoftmaxCrossEntropy().to(model.backend)
     total_loss, correct = 0.0, 0
     ops = get_backend(model.backend)
-    for x, labels in Batches(data, batch_size, scale=scale, mean=mean, std=std):
-        logits = model.forward(ops.to_device(x))
+    for x, labels in _normalised(Batches(data, batch_size, scale=scale, mean=mean, std=std), ops):
+        logits = model.forward(x)
         total_loss += float(loss.forward(logits, labels)) * len(labels)
         correct += int(ops.count_correct(logits, labels))
     return total_loss / len(data.labels), correct / len(data.labels)
@@ -171,9 +172,16 @@ def predict(
     std: np.ndarray | None = None,
 ) -> np.ndarray:
     """The logits of every image, in order: (N, classes)."""
-    batches = Batches(data, batch_size, scale=scale, mean=mean, std=std)
     ops = get_backend(model.backend)
+    batches = _normalised(Batches(data, batch_size, scale=scale, mean=mean, std=std), ops)
     return np.concatenate([np.array(ops.to_host(model.forward(x))) for x, _ in batches])
+
+
+def _normalised(batches: Batches, ops: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """The batches, with x where the backend computes."""
+    factor, offset = ops.to_device(batches.factor), ops.to_device(batches.offset)
+    for images, labels in batches.raw():
+        yield ops.normalised(images, factor, offset), labels
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -208,14 +216,15 @@ def warm_up(
     """
     began = time.perf_counter()
     model, loss, optimizer = copy.deepcopy((model, loss, optimizer))
-    train_step = _step_of(model, loss, optimizer, clip_norm)
-    for images in sorted({*trained, *evaluated}):
-        few = Split(train.images[:images], train.labels[:images])
-        x, labels = next(iter(Batches(few, images, **pixels)))
-        if images in trained:
-            train_step(x, labels)
-        if images in evaluated:
-            get_backend(model.backend).count_correct(model.forward(x), labels)
+    ops = get_backend(model.backend)
+    for count in sorted({*trained, *evaluated}):
+        batches = Batches(Split(train.images[:count], train.labels[:count]), count, **pixels)
+        if count in trained:
+            images, labels = next(batches.raw())
+            _step_of(model, loss, optimizer, batches, clip_norm)(images, labels)
+        if count in evaluated:
+            x, labels = next(_normalised(batches, ops))
+            ops.count_correct(model.forward(x), labels)
     return time.perf_counter() - began
 
 
@@ -287,8 +296,8 @@ class _Run:
         self.step += 1
         self.pending.append((value, correct, images))
 
-    def settle(self, x: np.ndarray) -> None:
-        """Add the steps noted to the epoch's means; x is the last one's batch.
+    def settle(self, last: np.ndarray, batches: Batches) -> None:
+        """Add the steps noted to the epoch's means; last are the images of the last one.
 
         raises TrainingDiverged where a loss is not finite
         """
@@ -296,7 +305,7 @@ class _Run:
         for step, (value, correct, images) in enumerate(self.pending, first):
             value = float(value)  # waits for a GPU
             if not math.isfinite(value):
-                self.diverged(step, value, x)
+                self.diverged(step, value, normalised(last, batches.factor, batches.offset))
             self.images += images
             self.loss_sum += value * images
             self.correct += int(correct)
@@ -416,23 +425,31 @@ def load_model(model: Layer, path: str | Path) -> dict[str, Any]:
 
 
 def _step_of(
-    model: Layer, loss: SoftmaxCrossEntropy, optimizer: Optimizer, clip_norm: float | None
+    model: Layer,
+    loss: SoftmaxCrossEntropy,
+    optimizer: Optimizer,
+    batches: Batches,
+    clip_norm: float | None,
 ) -> Callable[[np.ndarray, np.ndarray], tuple[float, int]]:
-    """A function that takes a step with a batch; returns the loss, and how many were right.
+    """A function that takes a step with images and labels of one of these batches; returns the
+    loss, and how many were right.
 
     It may be recorded if nothing in it is decided or computed by Python anew at each step: layers,
     losses and optimizers of others may do that, and clipping asks whether the norm is too large.
     """
     ops = get_backend(model.backend)
 
-    def step(x: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+    factor, offset = ops.to_device(batches.factor), ops.to_device(batches.offset)
+
+    def step(images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
+        x = ops.normalised(images, factor, offset)
         value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
         return value, ops.count_correct(logits, labels)
 
     ours = all(type(p).__module__.startswith("scratchnet.") for p in (*_layers(model), optimizer))
     if ours and type(loss) is SoftmaxCrossEntropy and clip_norm is None:
         return ops.recorded(step)
-    return lambda x, labels: step(ops.to_device(x), ops.to_device(labels))
+    return lambda images, labels: step(ops.to_device(images), ops.to_device(labels))
 
 
 def _layers(model: Layer) -> Iterator[Layer]:

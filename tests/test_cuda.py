@@ -199,6 +199,16 @@ def test_variance_of_values_far_from_zero():
     np.testing.assert_allclose(y, exact[0], atol=5e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_normalised_is_what_the_host_makes_of_it(dtype):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 5, 4, 3)).astype(dtype)
+    factor, offset = rng.standard_normal((2, 60)).astype(np.float32)
+    found, expected = (b.normalised(images, factor, offset) for b in (OPS, reference))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
 def test_dropout_is_the_same_on_every_backend():
     x = np.random.default_rng(0).standard_normal(500).astype(np.float32)
     for seed in (0, 7, 2**63, 2**64 - 1):

@@ -32,6 +32,7 @@ from ptx_machine import Memory as DeviceMemory
 
 from scratchnet import SGD, Adam, SoftmaxCrossEntropy, clip_gradients
 from scratchnet.backends import OPERATORS, reference
+from scratchnet.data import Batches, Split
 from scratchnet.layers import BatchNorm, Dropout, Involution2D, Sequential, WindowAttention2D
 from scratchnet.models import report_network
 from scratchnet.models.report import INPUT_SHAPES
@@ -318,11 +319,13 @@ def test_a_replayed_graph_is_the_step(compiler, on_host):
     for record in (False, True):
         network = copy.deepcopy(drawn)
         optimizer, loss = Adam(network.parameters(), 1e-3), SoftmaxCrossEntropy().to("cuda")
-        step = _step_of(network, loss, optimizer, None if record else 1e9)
         rng = np.random.default_rng(0)
-        for n in range(3):
+        images = rng.integers(0, 256, (6, *INPUT_SHAPES["mnist"]), dtype=np.uint8)
+        batches = Batches(Split(images, rng.integers(0, 10, 6)), 2, mean=0.5)
+        step = _step_of(network, loss, optimizer, batches, None if record else 1e9)
+        for n, batch in enumerate(batches.raw()):
             optimizer.lr = 1e-3 / (1 + n)
-            step(rng.standard_normal((2, *INPUT_SHAPES["mnist"]), np.float32), np.array([1, n]))
+            step(*batch)
         states.append(network.state() | optimizer.state())
     (graph,) = compiler.graphs
     assert len(graph.launches) > 20

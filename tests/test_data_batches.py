@@ -68,6 +68,17 @@ def test_raw_pixels_on_request():
     np.testing.assert_array_equal(x.ravel(), np.arange(256))
 
 
+def test_raw_batches_are_those_before_the_normalisation():
+    batches = Batches(numbered_split(7), 3, mean=0.5, std=0.25)
+    for (x, labels), (images, same_labels) in zip(batches, batches.raw(), strict=True):
+        assert images.dtype == np.uint8
+        np.testing.assert_array_equal(labels, same_labels)
+        expected = (images / 255 - 0.5) / 0.25
+        np.testing.assert_allclose(x, expected, rtol=1e-5)
+        factor, offset = (a.reshape(images.shape[1:]) for a in (batches.factor, batches.offset))
+        np.testing.assert_allclose(x, images * factor + offset, atol=1e-6)
+
+
 def test_batches_can_be_kept_and_written_to():
     split = numbered_split(10)
     epoch = list(Batches(split, 4))

@@ -43,6 +43,7 @@ HELPERS = (
     "update_each",
     "changing",
     "recorded",
+    "normalised",
     "inv_std_of",
     "fold_norm",
     "update_running",

@@ -60,6 +60,14 @@ def recorded(step: Callable) -> Callable:
     return step
 
 
+def normalised(images: np.ndarray, factor: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """images * factor + offset: (N, H, W, C) of any dtype, (H * W * C,) both  ->  float32."""
+    x = np.multiply(images.reshape(len(images), -1), factor, dtype=np.float32)
+    if offset.any():
+        x += offset
+    return x.reshape(images.shape)
+
+
 def inv_std_of(variance: np.ndarray, eps: float) -> np.ndarray:
     """1 / sqrt(variance + eps), of the variance's dtype."""
     return (1 / np.sqrt(variance + eps)).astype(variance.dtype)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scratchnet.backends.host import normalised
 from scratchnet.data.augment import Augmentation
 from scratchnet.data.dataset import Split
 
@@ -61,13 +62,18 @@ class Batches:
             raise ValueError(f"Batches: std is {std.tolist()}, accepted are numbers above 0")
         # One multiplication and one addition for each element instead of three passes, the numbers
         # laid out as an image is: broadcasting over three channels is ten times slower.
-        self._factor = np.broadcast_to(scale / std, (H, W, C)).astype(np.float32).ravel()
-        self._offset = np.broadcast_to(-mean / std, (H, W, C)).astype(np.float32).ravel()
+        self.factor = np.broadcast_to(scale / std, (H, W, C)).astype(np.float32).ravel()
+        self.offset = np.broadcast_to(-mean / std, (H, W, C)).astype(np.float32).ravel()
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for images, labels in self.raw():
+            yield normalised(images, self.factor, self.offset), labels
+
+    def raw(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same with images as they are, for who computes x = images * factor + offset."""
         N = len(self.split)
         order = None if self.rng is None else self.rng.permutation(N)
         for start in range(0, N, self.batch_size):
@@ -76,7 +82,7 @@ class Batches:
             images = self.split.images[chosen]
             if self.augment is not None:
                 images = self._augmented(images)
-            yield self._normalised(images), self.split.labels[chosen].copy()
+            yield images, self.split.labels[chosen].copy()
 
     def _augmented(self, images: np.ndarray) -> np.ndarray:
         changed = self.augment(images, self.rng)
@@ -86,12 +92,6 @@ class Batches:
                 f"Batches: augment must return images of shape {images.shape}, it returned {got}"
             )
         return changed
-
-    def _normalised(self, images: np.ndarray) -> np.ndarray:
-        x = np.multiply(images.reshape(len(images), -1), self._factor, dtype=np.float32)
-        if self._offset.any():
-            x += self._offset
-        return x.reshape(images.shape)
 
 
 def _per_channel(name: str, value: ArrayLike, channels: int) -> np.ndarray:

@@ -40,6 +40,7 @@ from scratchnet.backends.cuda.helpers import (
     fold_norm,
     inv_std_of,
     norm_of,
+    normalised,
     scale_all,
     update_running,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "maxpool2d_backward",
     "maxpool2d_forward",
     "norm_of",
+    "normalised",
     "pack",
     "recorded",
     "relu_backward",
