@@ -438,7 +438,6 @@ def _step_of(
     losses and optimizers of others may do that, and clipping asks whether the norm is too large.
     """
     ops = get_backend(model.backend)
-
     factor, offset = ops.to_device(batches.factor), ops.to_device(batches.offset)
 
     def step(images: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
