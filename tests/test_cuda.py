@@ -503,6 +503,15 @@ def test_a_step_that_asks_for_its_values_cannot_be_recorded():
     assert OPS.gpu.to_host(OPS.gpu.relu_forward(np.ones(1, np.float32))) == 1
 
 
+def test_a_recorded_step_within_another_is_refused():
+    inner = OPS.gpu.recorded(lambda x: (x,))
+    outer = OPS.gpu.recorded(lambda x: inner(np.zeros(2, np.float32)))
+    with pytest.raises(RuntimeError, match="cannot record another one"):
+        outer(np.zeros(1, np.float32))
+    (y,) = inner(np.ones(2, np.float32))
+    np.testing.assert_array_equal(OPS.gpu.to_host(y), np.ones(2))
+
+
 class _Foreign(ReLU):
     """A layer that may decide something in Python at each step."""
 

@@ -6,8 +6,8 @@ update changes its arrays in place. To add an operator, list it here and write i
 the tests pick it up from the list.
 
 What else layers and training need of a backend are the few functions of HELPERS: they move arrays
-to where the backend computes and back, and do the small arithmetic between operators there.
-`host.py` has them for NumPy arrays.
+to where the backend computes and back, do the small arithmetic between operators there, and may
+record a step to replay it. `host.py` has them for NumPy arrays.
 """
 
 import importlib

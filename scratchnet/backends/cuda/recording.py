@@ -85,6 +85,8 @@ def recorded(step: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Arra
 class _Recording:
     def __init__(self, step: Callable[..., tuple[Array, ...]], inputs: tuple[np.ndarray, ...]):
         self.pool = Pool()
+        if _thread.recording is not None:
+            raise RuntimeError("recorded: a step that is being recorded cannot record another one")
         self.drawn: list[Changing] = []
         self.blocks: list[_Cells] = []
         _thread.recording = self
