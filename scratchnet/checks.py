@@ -96,6 +96,17 @@ def check_conv2d(
     return _located(op, window_geometry, H, W, K, stride, padding, dilation)
 
 
+def check_plain_conv2d(op: str, x: Any, weight: Any, bias: Any, padding: Padding) -> Geometry:
+    """The same for the fused operators: no groups, no stride, no dilation."""
+    geometry = check_conv2d(op, x, weight, bias, 1, padding, 1)
+    if weight.shape[2] != x.shape[3]:
+        raise ValueError(
+            f"{op}: weight must take all {x.shape[3]} channels of the input, as there are no "
+            f"groups, got shape {tuple(weight.shape)}"
+        )
+    return geometry
+
+
 def check_involution(op: str, x: Any, kernel: Any, stride: int, dilation: int) -> Geometry:
     """x (N, H, W, C) and kernel (N, Ho, Wo, G, K, K) fit together; returns where windows sit."""
     check_image(op, "x", x)

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from scratchnet.checks import check_whole
+
 _EPSILON = float(np.finfo(np.float64).eps)
 _STEP = _EPSILON ** (1 / 3)
 _STEPS = (_STEP, _STEP / 10, _STEP / 100)
@@ -105,7 +107,7 @@ def check_gradients(
     seed        draws the cotangent, the directions and the elements
     rtol        largest relative error accepted
     elements    up to so many elements of each array are checked one by one
-    directions  random directions for each array, and for all together
+    directions  random directions for each array, and for all together; at least 1
     raises      GradientMismatch naming the array, the index and both numbers
     """
     arrays = {name: np.array(value, np.float64, order="C") for name, value in inputs.items()}
@@ -222,6 +224,8 @@ def _check(
     elements: int,
     directions: int,
 ) -> Report:
+    check_whole("gradcheck", "directions", directions)
+    check_whole("gradcheck", "elements", elements, 0)
     # A stream of its own: the caller's arrays may come from default_rng(seed), and a cotangent
     # equal to the input would not show, say, max(dy, 0) for the gradient of max(x, 0).
     rng = np.random.default_rng([seed, int.from_bytes(b"cotangent")])
@@ -460,4 +464,12 @@ def _by_name(result: Any, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     unknown = [name for name in result if name not in names]
     if unknown:
         raise GradientMismatch(f"backward returned a gradient of {unknown[0]}, which is no input")
-    return {name: gradient for name, gradient in result.items() if gradient is not None}
+    missing = [name for name in names if name not in result]
+    if missing:
+        raise GradientMismatch(
+            f"backward returned nothing for {missing[0]}: None would say that it has no gradient"
+        )
+    gradients = {name: gradient for name, gradient in result.items() if gradient is not None}
+    if not gradients:
+        raise GradientMismatch("backward returned no gradient: there is nothing to check")
+    return gradients

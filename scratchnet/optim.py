@@ -64,11 +64,11 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
     def state(self) -> dict[str, np.ndarray]:
-        """The step count, and the memory of each parameter by its place among them: "m.0" is Adam's
-        m of the first.
+        """Copies of the step count and the memory of each parameter, by its place among them: "m.0"
+        is Adam's m of the first.
         """
         to_host = get_backend(self.backend).to_host
-        named = {name: to_host(array) for name, array in self._named_memory().items()}
+        named = {name: np.array(to_host(array)) for name, array in self._named_memory().items()}
         return {"steps": np.array(self.steps), **named}
 
     def _named_memory(self) -> dict[str, Any]:

@@ -394,11 +394,11 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_mutants(
         "relu",
-        ("no ReLU", "return dy * (y > 0)", "return dy * 1"),
-        ("open where it is closed", "dy * (y > 0)", "dy * (y <= 0)"),
-        ("times y itself", "dy * (y > 0)", "dy * y"),
-        ("open at 0", "dy * (y > 0)", "dy * (y >= 0)"),
-        ("the ReLU of the gradient", "dy * (y > 0)", "np.maximum(dy, 0)"),
+        ("no ReLU", "np.where(y > 0, dy, 0)", "dy * 1"),
+        ("open where it is closed", "y > 0", "y <= 0"),
+        ("times y itself", "np.where(y > 0, dy, 0)", "dy * y"),
+        ("open at 0", "y > 0", "y >= 0"),
+        ("the ReLU of the gradient", "np.where(y > 0, dy, 0)", "np.maximum(dy, 0)"),
     ),
     *_mutants(
         "flatten",

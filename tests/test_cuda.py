@@ -62,6 +62,15 @@ except BackendError as error:
     pytest.skip(f"{error}; or set NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
 
 from gpu_ops import OnHost  # noqa: E402
+from refusals import (  # noqa: E402
+    BACKWARD,
+    FORWARD,
+    UPDATE,
+    check_backward_refuses,
+    check_forward_refuses,
+    check_update_refuses_and_changes_nothing,
+    each,
+)
 
 from scratchnet.backends.cuda import arrays, device, recording  # noqa: E402
 
@@ -131,6 +140,21 @@ def test_forward_without_backward_agrees_with_the_reference(operator, data):
     sizes = data.draw(CASES[operator].sizes, label=operator)
     arguments = CASES[operator].forward_only(np.random.default_rng(sizes["seed"]), sizes)
     checks.check_forward_parity(OPS, reference, operator, arguments, np.float32)
+
+
+@each(FORWARD)
+def test_forward_refuses(operator, argument, value, error, words):
+    check_forward_refuses(OPS, operator, argument, value, error, words)
+
+
+@each(BACKWARD)
+def test_backward_refuses(operator, argument, value, error, words):
+    check_backward_refuses(OPS, operator, argument, value, error, words)
+
+
+@each(UPDATE)
+def test_update_refuses_and_changes_nothing(operator, argument, value, error, words):
+    check_update_refuses_and_changes_nothing(OPS, operator, argument, value, error, words)
 
 
 @every_operator

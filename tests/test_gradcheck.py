@@ -240,6 +240,10 @@ def test_catches_gradients_that_are_missing_or_unknown():
         check_gradients(lambda a, b: a * b, lambda dy, a, b: dy * b, {"a": _x(), "b": _x()})
     with pytest.raises(GradientMismatch, match="a gradient of z, which is no input"):
         check_gradients(_square, lambda dy, x: {"z": dy}, {"x": _x()})
+    with pytest.raises(GradientMismatch, match="nothing for b: None would say"):
+        check_gradients(lambda a, b: a * b, lambda dy, a, b: {"a": dy * b}, {"a": _x(), "b": _x()})
+    with pytest.raises(GradientMismatch, match="nothing to check"):
+        check_gradients(_square, lambda dy, x: None, {"x": _x()})
     with pytest.raises(GradientMismatch, match="no gradient of x"):
         gradcheck(_planted(sn.ReLU(), lambda layer, dx: None), _x())
 

@@ -39,7 +39,7 @@ from scratchnet.backends.cpu.window_sums import (
     tap_tables,
     window_sums,
 )
-from scratchnet.checks import check_attention_kernel, check_like
+from scratchnet.checks import check_attention_kernel, check_float_array, check_like
 
 
 def attention_kernel_forward(
@@ -129,6 +129,7 @@ def attention_kernel_backward(
 
     dkernel, kernel (N, H, W, G, K, K)  ->  dq, dk like q, dposition like position (None without)
     """
+    check_float_array("attention_kernel", "kernel", kernel, "N, H, W, G, K, K")
     G, K = kernel.shape[3], kernel.shape[5]
     check_attention_kernel(q, k, position, K, G, dilation)
     check_like("attention_kernel", "kernel", kernel, (*q.shape[:3], G, K, K), q.dtype)

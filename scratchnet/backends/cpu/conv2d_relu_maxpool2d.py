@@ -38,7 +38,7 @@ from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.pooling import clear, pool_band, spread_image
 from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, VECTOR_BYTES, scaled_tile
 from scratchnet.backends.cpu.winograd import suits, winograd_convolve
-from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
+from scratchnet.checks import check_argmax, check_like, check_plain_conv2d, check_pool2d
 from scratchnet.geometry import Geometry, Padding
 
 LARGEST = 15  # window whose taps a byte can number; a larger one is pooled as an array of its own
@@ -61,7 +61,7 @@ def conv2d_relu_maxpool2d_forward(
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
     op = "conv2d_relu_maxpool2d"
-    geometry = check_conv2d(op, x, weight, bias, 1, padding, 1)
+    geometry = check_plain_conv2d(op, x, weight, bias, padding)
     N, H, W, C = x.shape
     K, _, _, O = weight.shape
     pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")
@@ -131,7 +131,7 @@ def conv2d_relu_maxpool2d_backward(
     dy, argmax (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias
     """
     op = "conv2d_relu_maxpool2d"
-    geometry = check_conv2d(op, x, weight, None, 1, padding, 1)
+    geometry = check_plain_conv2d(op, x, weight, None, padding)
     N, H, W, C = x.shape
     K, _, _, O = weight.shape
     pooled = check_pool2d(op, "z", (N, geometry.Ho, geometry.Wo, O), size, size, "valid")

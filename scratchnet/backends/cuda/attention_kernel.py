@@ -19,7 +19,7 @@ from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type
 from scratchnet.backends.cuda.involution import READ, Sizes, image_gradient, sizes_of
 from scratchnet.backends.cuda.matrix_product import multiply_long, stored, vector_of
-from scratchnet.checks import check_attention_kernel, check_like
+from scratchnet.checks import check_attention_kernel, check_float_array, check_like
 
 
 def attention_kernel_forward(
@@ -46,6 +46,7 @@ def attention_kernel_backward(
 ) -> tuple[Array, Array, Array | None]:
     """dkernel, kernel (N, H, W, G, K, K)  ->  dq, dk like q, dposition like position."""
     dkernel, q, k, position, kernel = on_device(dkernel, q, k, position, kernel)
+    check_float_array("attention_kernel", "kernel", kernel, "N, H, W, G, K, K")
     G, K = kernel.shape[3], kernel.shape[5]
     geometry = check_attention_kernel(q, k, position, K, G, dilation)
     check_like("attention_kernel", "kernel", kernel, (*q.shape[:3], G, K, K), q.dtype)

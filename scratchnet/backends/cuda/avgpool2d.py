@@ -11,7 +11,7 @@ from typing import Any
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type
-from scratchnet.checks import check_image, check_like, check_pool2d
+from scratchnet.checks import check_image, check_pool2d, check_shape
 from scratchnet.geometry import Geometry, Padding
 
 
@@ -38,7 +38,7 @@ def avgpool2d_backward(
     dy = on_device(dy)
     geometry = check_pool2d("avgpool2d", "x_shape", x_shape, size, stride, padding)
     N, H, W, C = x_shape
-    check_like("avgpool2d", "dy", dy, (N, geometry.Ho, geometry.Wo, C), dy.dtype)
+    check_shape("avgpool2d", "dy", dy, (N, geometry.Ho, geometry.Wo, C))
     dx = empty(x_shape, dy.dtype)
     kernel = _backward_kernel(numba_type(dy.dtype), H, W, C, size, stride, geometry)
     launch_over(dx.size, kernel, dy, dx)

@@ -29,6 +29,7 @@ from scratchnet.backends.sources import source_digest
 PLAIN = (bool, int, float, str, type(None), np.generic, np.dtype, numba.types.Type)
 COMPILERS = ("numba", "llvmlite", "numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
 DIGEST_BYTES = 32
+_SOURCES = source_digest(Path(__file__).parent)  # now, when the sources are imported
 
 
 def recall(
@@ -101,7 +102,7 @@ def _file_digest(name: str) -> str:
 @lru_cache
 def _folder() -> Path:
     """Where this state of sources and compiler keeps its code; what others kept is deleted."""
-    state = hashlib.sha256(source_digest(Path(__file__).parent).encode())
+    state = hashlib.sha256(_SOURCES.encode())
     state.update(f"{[_version(name) for name in COMPILERS]}".encode())
     for name, value in sorted(os.environ.items()):
         if name.startswith("NUMBA_CUDA_"):

@@ -11,7 +11,7 @@ from scratchnet.backends.cuda.arrays import Array, on_device
 from scratchnet.backends.cuda.conv2d import Windows, convolve, gradients, windows
 from scratchnet.backends.cuda.device import ACCESS, at, cuda
 from scratchnet.backends.cuda.matrix_product import vector_of
-from scratchnet.checks import check_conv2d, check_like
+from scratchnet.checks import check_like, check_plain_conv2d
 from scratchnet.geometry import Padding
 
 
@@ -20,7 +20,7 @@ def conv2d_relu_forward(
 ) -> Array:
     """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y (N, Ho, Wo, O)."""
     x, weight, bias = on_device(x, weight, bias)
-    geometry = check_conv2d("conv2d_relu", x, weight, bias, 1, padding, 1)
+    geometry = check_plain_conv2d("conv2d_relu", x, weight, bias, padding)
     return convolve(x, weight, bias, windows(x, weight, geometry), open_above_zero=True)
 
 
@@ -29,7 +29,7 @@ def conv2d_relu_backward(
 ) -> tuple[Array | None, Array, Array]:
     """dy, y (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias."""
     dy, x, weight, y = on_device(dy, x, weight, y)
-    geometry = check_conv2d("conv2d_relu", x, weight, None, 1, padding, 1)
+    geometry = check_plain_conv2d("conv2d_relu", x, weight, None, padding)
     sizes = windows(x, weight, geometry)
     check_like("conv2d_relu", "dy", dy, (x.shape[0], sizes.Ho, sizes.Wo, sizes.O), x.dtype)
     check_like("conv2d_relu", "y", y, dy.shape, x.dtype)

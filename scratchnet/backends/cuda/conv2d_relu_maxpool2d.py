@@ -29,7 +29,7 @@ from scratchnet.backends.cuda.conv2d import (
 from scratchnet.backends.cuda.device import ACCESS, at, cuda, numba_type
 from scratchnet.backends.cuda.matrix_product import Matrix, multiply, vector_of
 from scratchnet.backends.cuda.maxpool2d import pool
-from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
+from scratchnet.checks import check_argmax, check_like, check_plain_conv2d, check_pool2d
 from scratchnet.geometry import Padding, window_geometry
 
 
@@ -39,7 +39,7 @@ def conv2d_relu_maxpool2d_forward(
     """x (N, H, W, C), weight (K, K, C, O), bias (O,) or None  ->  y, argmax (N, Ho, Wo, O)."""
     x, weight, bias = on_device(x, weight, bias)
     op = "conv2d_relu_maxpool2d"
-    geometry = check_conv2d(op, x, weight, bias, 1, padding, 1)
+    geometry = check_plain_conv2d(op, x, weight, bias, padding)
     sizes = windows(x, weight, geometry)
     N = x.shape[0]
     cells = check_pool2d(op, "x", (N, sizes.Ho, sizes.Wo, sizes.O), size, size, "valid")
@@ -69,7 +69,7 @@ def conv2d_relu_maxpool2d_backward(
     """dy, argmax (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias."""
     dy, x, weight, argmax = on_device(dy, x, weight, argmax)
     op = "conv2d_relu_maxpool2d"
-    geometry = check_conv2d(op, x, weight, None, 1, padding, 1)
+    geometry = check_plain_conv2d(op, x, weight, None, padding)
     sizes = windows(x, weight, geometry)
     cells = window_geometry(sizes.Ho, sizes.Wo, size, size)
     check_like(op, "dy", dy, (x.shape[0], cells.Ho, cells.Wo, sizes.O), x.dtype)

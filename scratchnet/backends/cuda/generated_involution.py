@@ -56,7 +56,7 @@ from scratchnet.backends.cuda.matrix_product import (
     vector_of,
     with_ones_below,
 )
-from scratchnet.checks import check_generated_involution, check_like
+from scratchnet.checks import check_generated_involution, check_like, check_number
 
 FUSED_CHANNELS = 16 if SIMULATED else 128
 
@@ -84,6 +84,8 @@ def generated_involution_forward(
         x, reduce_weight, reduce_bias, gamma, beta, span_weight, span_bias, K, stride, dilation,
         mean, inv_std,
     )  # fmt: skip
+    if mean is None:
+        check_number("generated_involution", "eps", eps, 0, above=True)
     h = _reduced(x, reduce_weight, reduce_bias, stride)[1]
     if mean is None:
         mean, inv_std = moments(h, eps)

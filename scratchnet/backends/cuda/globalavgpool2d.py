@@ -8,7 +8,7 @@ from typing import Any
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type
-from scratchnet.checks import check_image, check_like
+from scratchnet.checks import check_image, check_image_shape, check_shape
 
 
 def globalavgpool2d_forward(x: Array) -> Array:
@@ -24,8 +24,9 @@ def globalavgpool2d_forward(x: Array) -> Array:
 def globalavgpool2d_backward(dy: Array, x_shape: tuple[int, int, int, int]) -> Array:
     """dy (N, C)  ->  dx of shape x_shape: dx[n,i,j,c] = dy[n,c] / (H * W)."""
     dy = on_device(dy)
+    check_image_shape("globalavgpool2d", "x_shape", x_shape)
     N, H, W, C = x_shape
-    check_like("globalavgpool2d", "dy", dy, (N, C), dy.dtype)
+    check_shape("globalavgpool2d", "dy", dy, (N, C))
     dx = empty(x_shape, dy.dtype)
     launch_over(dx.size, _share, dy, dx, dy.dtype.type(H * W), H * W * C, C)
     return dx

@@ -14,7 +14,7 @@ import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, numba_type
-from scratchnet.checks import check_argmax, check_image, check_like, check_pool2d
+from scratchnet.checks import check_argmax, check_image, check_pool2d, check_shape
 from scratchnet.geometry import Geometry, Padding
 
 
@@ -40,7 +40,7 @@ def maxpool2d_backward(
     dy, argmax = on_device(dy, argmax)
     geometry = check_pool2d("maxpool2d", "x_shape", x_shape, size, stride, padding)
     N, H, W, C = x_shape
-    check_like("maxpool2d", "dy", dy, (N, geometry.Ho, geometry.Wo, C), dy.dtype)
+    check_shape("maxpool2d", "dy", dy, (N, geometry.Ho, geometry.Wo, C))
     check_argmax("maxpool2d", argmax, dy.shape)
     dx = empty(x_shape, dy.dtype)
     kernel = _backward_kernel(numba_type(dy.dtype), H, W, C, size, stride, geometry)

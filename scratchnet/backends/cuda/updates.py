@@ -72,10 +72,9 @@ def update_each(
     values = [to_device(value) for value in values]
     grads = [to_device(grad) for grad in grads]
     memories = [[to_device(array) for array in memory] for memory in memories]
-    names = ["grad", *(f"memory[{j}]" for j in range(len(memories)))]
-    for value, *others in zip(values, grads, *memories, strict=True):
-        check_update(update.__name__, value, **dict(zip(names, others, strict=True)))
     rule = _SGD if update is sgd_update else _ADAM
+    for value, *others in zip(values, grads, *memories, strict=True):
+        check_update(update.__name__, value, **dict(zip(rule.reads, others, strict=True)))
     flag = (settings.draw() if isinstance(settings, Changing) else settings)[rule.flag]
     numbers = changed(rule.numbers, settings)
     for run in _runs([values, *memories]):
@@ -177,11 +176,12 @@ def _adam_kernel(dtype: Any, decoupled: bool) -> Any:
 class _Rule(NamedTuple):
     """How to take an update's settings."""
 
+    reads: tuple[str, ...]  # the arrays beside the value
     kernel: Callable  # makes it for a dtype and the one setting that is compiled in
     flag: int  # that setting's place
     numbers: Callable  # what the kernel reads, from all of them
     count: int
 
 
-_SGD = _Rule(_sgd_kernel, 2, _sgd_numbers, 3)
-_ADAM = _Rule(_adam_kernel, 6, _adam_numbers, 9)
+_SGD = _Rule(("grad", "velocity"), _sgd_kernel, 2, _sgd_numbers, 3)
+_ADAM = _Rule(("grad", "m", "v"), _adam_kernel, 6, _adam_numbers, 9)

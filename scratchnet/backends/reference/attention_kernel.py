@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from scratchnet.backends.reference.windows import add_tap, cut_padding, pad, tap
-from scratchnet.checks import check_attention_kernel, check_like
+from scratchnet.checks import check_attention_kernel, check_float_array, check_like
 
 
 def attention_kernel_forward(
@@ -75,6 +75,7 @@ def attention_kernel_backward(
 
     dkernel, kernel (N, H, W, G, K, K)  ->  dq, dk like q, dposition like position (None without)
     """
+    check_float_array("attention_kernel", "kernel", kernel, "N, H, W, G, K, K")
     groups, K = kernel.shape[3], kernel.shape[5]
     geometry = check_attention_kernel(q, k, position, K, groups, dilation)
     N, H, W, C = q.shape

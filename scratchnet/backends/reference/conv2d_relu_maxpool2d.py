@@ -11,7 +11,7 @@ import numpy as np
 from scratchnet.backends.reference.conv2d import conv2d_backward, conv2d_forward
 from scratchnet.backends.reference.maxpool2d import maxpool2d_backward, maxpool2d_forward
 from scratchnet.backends.reference.relu import relu_forward
-from scratchnet.checks import check_argmax, check_conv2d, check_like, check_pool2d
+from scratchnet.checks import check_argmax, check_like, check_plain_conv2d, check_pool2d
 from scratchnet.geometry import Padding
 
 
@@ -27,10 +27,12 @@ def conv2d_relu_maxpool2d_forward(
     x         (N, H, W, C)          float32 or float64
     weight    (K, K, C, O)          same dtype
     bias      (O,) or None          same dtype
-    returns   y (N, Ho, Wo, O), argmax (N, Ho, Wo, O) uint8: the winning tap u * size + v of the
-              cell, or size * size where y is 0 and the ReLU lets no gradient through
+    returns   y (N, Ho, Wo, O), argmax (N, Ho, Wo, O) uint8 (uint16 where size > 15): the winning
+              tap u * size + v of the cell, or size * size where y is 0 and the ReLU lets no
+              gradient through
     raises    ValueError, TypeError where shapes or dtypes do not fit
     """
+    check_plain_conv2d("conv2d_relu_maxpool2d", x, weight, bias, padding)
     z = relu_forward(conv2d_forward(x, weight, bias, 1, padding))
     y, argmax = maxpool2d_forward(z, size, size)
     return y, np.where(y > 0, argmax, size * size).astype(argmax.dtype)
@@ -49,7 +51,7 @@ def conv2d_relu_maxpool2d_backward(
 
     dy, argmax (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias
     """
-    geometry = check_conv2d("conv2d_relu_maxpool2d", x, weight, None, 1, padding, 1)
+    geometry = check_plain_conv2d("conv2d_relu_maxpool2d", x, weight, None, padding)
     z_shape = (x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3])
     cells = check_pool2d("conv2d_relu_maxpool2d", "z", z_shape, size, size, "valid")
     y_shape = (x.shape[0], cells.Ho, cells.Wo, weight.shape[3])
