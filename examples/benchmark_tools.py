@@ -12,11 +12,11 @@ from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 from importlib.metadata import packages_distributions, version  # noqa: E402
 from importlib.util import find_spec  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
 import scratchnet as sn  # noqa: E402
+from scratchnet.machine import cpu_name  # noqa: E402
 from scratchnet.models import INPUT_SHAPES, OPERATORS, report_network  # noqa: E402
 
 BATCHES = {"mnist": 128, "fashion-mnist": 128, "cifar10": 256}
@@ -74,10 +74,6 @@ def print_row(cells: list[str]) -> None:
 
 def machine() -> dict:
     """What the figures were measured on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), cpu)
     packages = ("numpy", "numba", "torch", "keras", "tensorflow")
     distributions = packages_distributions()
     versions = {"scratchnet": sn.__version__} | {
@@ -86,7 +82,7 @@ def machine() -> dict:
         for name in packages
         if name in distributions
     }
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": int(THREADS)} | {
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": int(THREADS)} | {
         "python": platform.python_version(),
         **versions,
     }

@@ -150,12 +150,10 @@ def _report(args: argparse.Namespace, argv: list[str]) -> int:
         datasets[name] = quick_share(whole) if args.quick else whole
         return datasets[name]
 
-    told = "".join(f" --{name}" for name in ("quick", "report-pixels", "jpeg")
-                   if getattr(args, name.replace("-", "_")))  # fmt: skip
     settings = {
         "quick": args.quick,
         "jpeg": args.jpeg,
-        "command": f"python -m scratchnet report --seeds {args.seeds}{told}",
+        "command": f"python -m scratchnet {shlex.join(argv)}",
     }
     results = run_study(rows, out, load, only=args.only, settings=settings)
     for name in DATASETS:

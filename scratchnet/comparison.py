@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from scratchnet.data import Dataset
 from scratchnet.experiment import (
+    TRAININGS,
     Experiment,
     Outcome,
     check_writable,
@@ -23,6 +24,7 @@ from scratchnet.experiment import (
 from scratchnet.history import Epoch, History, write_text
 from scratchnet.layers import Layer
 from scratchnet.machine import gpu_name, machine, versions
+from scratchnet.models.summary import trainable_parameters
 from scratchnet.progress import clock
 from scratchnet.training import confusion_matrix
 
@@ -87,11 +89,6 @@ def say(line: str) -> None:
     print(end="", flush=True)
 
 
-def trainable_parameters(network: Layer) -> int:
-    """How many numbers training changes."""
-    return sum(p.value.size for p in network.parameters() if p.trainable)
-
-
 def results_table(
     histories: Mapping[str, History], networks: Mapping[str, Layer], *, markdown: bool = False
 ) -> str:
@@ -121,8 +118,8 @@ def results(outcomes: Sequence[Outcome], data: Dataset) -> dict:
     shared = ("dataset", "seed", "epochs", "batch_size", "lr", "backend")
     return {
         **{name: getattr(first, name) for name in shared},
-        "optimizer": "Adam",
-        "pixels": "0 to 1",
+        "optimizer": TRAININGS[first.training],
+        "pixels": first.pixels,
         "train_images": len(data.train),
         "test_images": len(data.test),
         "interrupted": any(outcome.history.interrupted for outcome in outcomes),
@@ -255,8 +252,8 @@ def _settings(numbers: dict) -> list[str]:
         "",
         f"- {numbers['train_images']:,} training and {numbers['test_images']:,} test images, "
         f"pixels from {numbers['pixels']}",
-        f"- {numbers['epochs']} epochs in batches of {numbers['batch_size']}, Adam with learning "
-        f"rate {numbers['lr']:g}, seed {numbers['seed']}",
+        f"- {numbers['epochs']} epochs in batches of {numbers['batch_size']}, "
+        f"{numbers['optimizer']} with learning rate {numbers['lr']:g}, seed {numbers['seed']}",
         f"- backend {numbers['backend']}, {here['threads']} of {here['cores']} threads of "
         f"{here['cpu']}, {here['platform']}, BLAS {here['blas']}"
         + (f", GPU {here['gpu']}" if "gpu" in here else ""),
@@ -313,13 +310,17 @@ def _ratios(networks: dict[str, dict]) -> str:
     )
 
 
-def _most_confused(outcome: Outcome, data: Dataset, pairs: int = 3) -> str:
-    counts = confusion_matrix(data.test.labels, outcome.predictions, len(data.classes))
-    np.fill_diagonal(counts, 0)
+def confused_pairs(confusion: np.ndarray, pairs: int = 3) -> list[tuple[int, int, int]]:
+    """The most frequent mistakes of a confusion matrix: true class, the guess, how often."""
+    counts = confusion * (1 - np.eye(len(confusion), dtype=int))
     worst = [np.unravel_index(i, counts.shape) for i in np.argsort(-counts, axis=None)[:pairs]]
+    return [(true, guess, counts[true, guess]) for true, guess in worst if counts[true, guess]]
+
+
+def _most_confused(outcome: Outcome, data: Dataset) -> str:
+    counts = confusion_matrix(data.test.labels, outcome.predictions, len(data.classes))
     told = [
-        f"{data.classes[true]} taken for {data.classes[guess]} ({counts[true, guess]:,} times)"
-        for true, guess in worst
-        if counts[true, guess]
+        f"{data.classes[true]} taken for {data.classes[guess]} ({count:,} times)"
+        for true, guess, count in confused_pairs(counts)
     ]
     return f"- {outcome.experiment.network}: {', '.join(told) or 'no image is taken for another'}"

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from scratchnet.backends import BACKENDS
 from scratchnet.checkpoint import CheckpointError
+from scratchnet.checks import check_number
 from scratchnet.data import Dataset
 from scratchnet.data.augment import (
     Augmentation,
@@ -65,6 +67,7 @@ PIXELS = {
     "0 to 255": {"scale": 1.0},
     "-2 to 2": {"scale": 1 / 255, "mean": 0.5, "std": 0.25},
 }
+TRAININGS = {"report": "Adam", "compact": "AdamW along a cosine"}  # and their optimizers
 # Changes that leave an image of its class: a digit has no mirror image.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "glyphs": RandomShift(2),
@@ -79,8 +82,7 @@ class Experiment:
     """What is trained, and how. The seed draws the weights, the dropout and the batches.
 
     network    a name of `models.NETWORKS`
-    training   "report": Adam at a constant rate; "compact": AdamW along a cosine, on augmented
-               images
+    training   a name of TRAININGS: "report" at a constant rate, "compact" on augmented images
     pixels     a name of PIXELS
     softmax    how often the softmax is applied, 1 or 2: the report's MNIST involution put one into
                the network and another into the loss
@@ -229,12 +231,16 @@ def read_experiment(folder: str | Path) -> Experiment:
     path = Path(folder) / "experiment.json"
     try:
         experiment = Experiment(**json.loads(path.read_text(encoding="utf-8")))
-        for name, choices in (("dataset", SCHEDULES), ("network", NETWORKS), ("pixels", PIXELS)):
+        for name, choices in (
+            ("dataset", SCHEDULES), ("network", NETWORKS), ("pixels", PIXELS), ("softmax", (1, 2)),
+            ("training", TRAININGS), ("backend", (*BACKENDS, "cuda")),
+        ):  # fmt: skip
             if getattr(experiment, name) not in choices:
                 raise ValueError(f"its {name} is {getattr(experiment, name)!r}")
         for name in ("epochs", "batch_size", "seed"):
             if not isinstance(getattr(experiment, name), int):
                 raise ValueError(f"its {name} is {getattr(experiment, name)!r}")
+        check_number("experiment", "lr", experiment.lr, 0)
         return experiment
     except FileNotFoundError:
         raise CheckpointError(

@@ -56,12 +56,9 @@ def gpu_name() -> str:
         get_backend("cuda")
     except BackendError as error:
         return f"none: {error}"
-    from scratchnet.backends.cuda.device import SIMULATED, cuda
+    from scratchnet.backends.cuda import device
 
-    if SIMULATED:
-        return "simulated by Numba"
-    name = cuda.get_current_device().name
-    return name.decode() if isinstance(name, bytes) else name
+    return device.gpu_name()
 
 
 def set_threads(threads: int) -> None:

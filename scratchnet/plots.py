@@ -32,6 +32,7 @@ from scratchnet.layers import (
     ReLU,
     Sequential,
 )
+from scratchnet.models.summary import trainable_parameters
 from scratchnet.training import confusion_matrix
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -385,8 +386,7 @@ def _blocks(network: Sequential, shape: tuple[int, ...]) -> list[_Block]:
         if isinstance(layer, ReLU | Dropout):
             blocks[-1].names.append(f"+ {_short_name(layer)}")
         else:
-            parameters = sum(p.value.size for p in layer.parameters() if p.trainable)
-            blocks.append(_Block(_short_name(layer), shape, parameters))
+            blocks.append(_Block(_short_name(layer), shape, trainable_parameters(layer)))
     return blocks
 
 
@@ -439,6 +439,9 @@ def _light_grid(axis: Axes) -> None:
 def _colours(labels: Mapping[str, object]) -> list[str]:
     """A colour for each label: an operator's own, else the next that no operator has taken."""
     free = [colour for colour in MARKERS if colour not in [COLOURS.get(label) for label in labels]]
+    others = [label for label in labels if label not in COLOURS]
+    if len(others) > len(free):
+        raise ValueError(f"plots: there are colours for {len(free)} such labels, got {others}")
     return [COLOURS[label] if label in COLOURS else free.pop(0) for label in labels]
 
 

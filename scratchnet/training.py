@@ -96,7 +96,9 @@ def fit(
             # A GPU's kernels are chosen by the sizes of a batch, the last of an epoch's as well.
             on_gpu = model.backend == "cuda"
             trained = _batch_sizes(train, batch_size) if on_gpu else {2}
-            evaluated = _batch_sizes(validation or train, batch_size) if on_gpu else {2}
+            evaluated = {2} if validation else set()
+            if on_gpu and validation:
+                evaluated = _batch_sizes(validation, batch_size)
             compiling = warm_up(
                 model, train, loss, optimizer, pixels, clip_norm, trained, evaluated
             )
@@ -445,17 +447,12 @@ def _step_of(
         value, logits = _train_step(model, loss, optimizer, x, labels, clip_norm)
         return value, ops.count_correct(logits, labels)
 
-    ours = all(type(p).__module__.startswith("scratchnet.") for p in (*_layers(model), optimizer))
+    ours = all(
+        type(p).__module__.startswith("scratchnet.") for p in (*model.and_parts(), optimizer)
+    )
     if ours and type(loss) is SoftmaxCrossEntropy and clip_norm is None:
         return ops.recorded(step)
     return lambda images, labels: step(ops.to_device(images), ops.to_device(labels))
-
-
-def _layers(model: Layer) -> Iterator[Layer]:
-    """The model, and all that it is made of."""
-    yield model
-    for part in model.parts.values():
-        yield from _layers(part)
 
 
 def _train_step(

@@ -395,9 +395,9 @@ MUTANTS: tuple[Mutant, ...] = (
     *_mutants(
         "relu",
         ("no ReLU", "np.where(y > 0, dy, 0)", "dy * 1"),
-        ("open where it is closed", "y > 0", "y <= 0"),
+        ("open where it is closed", "where(y > 0", "where(y <= 0"),
         ("times y itself", "np.where(y > 0, dy, 0)", "dy * y"),
-        ("open at 0", "y > 0", "y >= 0"),
+        ("open at 0", "where(y > 0", "where(y >= 0"),
         ("the ReLU of the gradient", "np.where(y > 0, dy, 0)", "np.maximum(dy, 0)"),
     ),
     *_mutants(

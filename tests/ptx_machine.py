@@ -707,7 +707,7 @@ def _or_unordered(compare: Callable) -> Callable:
 
 COMPARISONS = {
     "eq": np.equal,
-    "ne": lambda a, b: (a != b) & ~(_is_nan(a) | _is_nan(b)),
+    "ne": lambda a, b: (a != b) & np.logical_not(_is_nan(a) | _is_nan(b)),
     "lt": np.less,
     "le": np.less_equal,
     "gt": np.greater,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scratchnet import CheckpointError, History
-from scratchnet.comparison import compare, results_table, train, trainable_parameters
+from scratchnet.comparison import compare, results_table, train
 from scratchnet.data import Dataset, Split
 from scratchnet.experiment import (
     SCHEDULES,
@@ -19,6 +19,7 @@ from scratchnet.experiment import (
     run_experiment,
 )
 from scratchnet.models import INPUT_SHAPES, OPERATORS
+from scratchnet.models.summary import trainable_parameters
 from scratchnet.training import evaluate
 
 

@@ -167,9 +167,17 @@ def test_compose_applies_its_steps_in_order():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: RandomShift(0), ValueError, "RandomShift: pixels is 0, accepted are 1 and above"),
-        (lambda: RandomCrop(1.5), TypeError, "RandomCrop: padding is 1.5, accepted is a number"),
-        (lambda: Cutout(-1), ValueError, "Cutout: size is -1, accepted are 1 and above"),
+        (
+            lambda: RandomShift(0),
+            ValueError,
+            "RandomShift: pixels must be a whole number of at least 1, got 0",
+        ),
+        (lambda: RandomCrop(1.5), ValueError, "RandomCrop: padding must be a whole number"),
+        (
+            lambda: Cutout(-1),
+            ValueError,
+            "Cutout: size must be a whole number of at least 1, got -1",
+        ),
         (lambda: RandomFlip(1.1), ValueError, "RandomFlip: probability is 1.1, accepted are 0 to"),
         (lambda: RandomFlip(np.nan), ValueError, "RandomFlip: probability is nan"),
         (

@@ -109,9 +109,9 @@ def test_augmentation_gets_uint8_and_leaves_the_split_alone():
     ("arguments", "error", "message"),
     [
         ({"split": np.zeros((2, 2))}, TypeError, "split is a ndarray, accepted is a Split"),
-        ({"batch_size": 0}, ValueError, "batch_size is 0, accepted are 1 and above"),
-        ({"batch_size": 2.0}, TypeError, "batch_size is 2.0, accepted is an int"),
-        ({"batch_size": True}, TypeError, "batch_size is True, accepted is an int"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.0}, ValueError, "batch_size must be a whole number"),
+        ({"batch_size": True}, ValueError, "batch_size must be a whole number"),
         ({"rng": 3}, TypeError, "rng is 3, accepted is None or a generator"),
         ({"augment": RandomShift(1)}, ValueError, "so it needs rng as well"),
         ({"mean": [0.1, 0.2]}, ValueError, r"mean has shape \(2,\), .* each of the 1 channels"),

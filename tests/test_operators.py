@@ -4,14 +4,25 @@ import importlib
 import inspect
 
 import checks
+import numba
 import numpy as np
 import oracle
 import pytest
 from cases import CASES, SHARED_OUT, UPDATE_CASES, generator
+from checks import cotangent_like, run_backward, run_forward
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scratchnet.backends import BACKENDS, HELPERS, OPERATORS, UPDATES, get_backend, reference
+from scratchnet.backends import (
+    BACKENDS,
+    HELPERS,
+    OPERATORS,
+    UPDATES,
+    cpu,
+    get_backend,
+    reference,
+)
+from scratchnet.machine import set_threads
 
 FUNCTIONS = [f"{op}_{way}" for op in OPERATORS for way in ("forward", "backward")] + [*UPDATES]
 FLOATS = (np.float32, np.float64)
@@ -19,6 +30,16 @@ FLOATS = (np.float32, np.float64)
 every_operator = pytest.mark.parametrize("operator", OPERATORS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.__name__)
+# The reference in float64 is what others are compared with.
+compared = pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        pytest.param(backend, dtype, id=f"{backend}-{dtype.__name__}")
+        for backend in BACKENDS
+        for dtype in FLOATS
+        if (backend, dtype) != ("reference", np.float64)
+    ],
+)
 drawn = given(data=st.data())
 
 
@@ -75,8 +96,7 @@ def test_values_worked_by_hand(operator, backend, dtype):
     checks.check_by_hand(get_backend(backend), operator, dtype)
 
 
-@every_dtype
-@every_backend
+@compared
 @every_operator
 @drawn
 def test_agrees_with_the_reference(operator, backend, dtype, data):
@@ -84,26 +104,22 @@ def test_agrees_with_the_reference(operator, backend, dtype, data):
     checks.check_parity(get_backend(backend), reference, operator, arguments, dtype, seed)
 
 
-@every_dtype
-@every_backend
+@compared
 @_nasties()
 def test_agrees_with_the_reference_on_nasties(operator, sizes, backend, dtype):
     arguments = CASES[operator].draw(sizes)
     checks.check_parity(get_backend(backend), reference, operator, arguments, dtype, sizes["seed"])
 
 
-@every_backend
 @pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].kinks])
 @drawn
-def test_agrees_with_the_reference_on_kinks_and_ties(operator, backend, data):
+def test_agrees_with_the_reference_on_kinks_and_ties(operator, data):
     sizes = data.draw(CASES[operator].sizes, label=operator)
     arguments = CASES[operator].kinks(generator(sizes["seed"], "kinks"), sizes)
-    ops = get_backend(backend)
-    checks.check_parity(ops, reference, operator, arguments, np.float64, sizes["seed"])
+    checks.check_parity(cpu, reference, operator, arguments, np.float64, sizes["seed"])
 
 
-@every_dtype
-@every_backend
+@compared
 @pytest.mark.parametrize("operator", [op for op in OPERATORS if CASES[op].forward_only])
 @drawn
 def test_forward_without_backward_agrees_with_the_reference(operator, backend, dtype, data):
@@ -185,6 +201,22 @@ def test_same_bits_however_often(operator, backend, dtype):
     case = CASES[operator]
     arguments = checks.cast(case.draw(case.large), dtype)
     checks.check_pure(get_backend(backend), operator, arguments, case.large["seed"], times=8)
+
+
+@every_operator
+def test_same_bits_with_any_number_of_threads(operator):
+    case = CASES[operator]
+    alone, together = [], []
+    for threads, found in ((1, alone), (numba.config.NUMBA_NUM_THREADS, together)):
+        set_threads(threads)
+        for sizes in (case.large, *(sizes for name, sizes in SHARED_OUT if name == operator)):
+            arguments = checks.cast(case.draw(sizes), np.float32)
+            outputs = run_forward(cpu, operator, arguments)
+            cotangent = cotangent_like(next(iter(outputs.values())), 1)
+            gradients = run_backward(cpu, operator, arguments, outputs, cotangent)
+            found += [*outputs.values(), *gradients.values()]
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @every_backend

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from scratchnet.checks import check_number
+from scratchnet.checks import check_number, check_whole
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
@@ -27,7 +27,7 @@ class RandomShift:
     pixels: int
 
     def __post_init__(self) -> None:
-        _check_size("RandomShift", "pixels", self.pixels)
+        check_whole("RandomShift", "pixels", self.pixels)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return _random_window(images, rng, self.pixels, mode="constant")
@@ -44,7 +44,7 @@ class RandomCrop:
     padding: int
 
     def __post_init__(self) -> None:
-        _check_size("RandomCrop", "padding", self.padding)
+        check_whole("RandomCrop", "padding", self.padding)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.padding >= min(images.shape[1:3]):
@@ -116,7 +116,7 @@ class Cutout:
     size: int
 
     def __post_init__(self) -> None:
-        _check_size("Cutout", "size", self.size)
+        check_whole("Cutout", "size", self.size)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         N, H, W, C = images.shape
@@ -180,10 +180,3 @@ def _interpolated(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
             share = np.where(inside, of_row * of_column, 0.0)
             values += share[..., None] * images[n, *places]
     return values.astype(images.dtype)
-
-
-def _check_size(owner: str, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{owner}: {name} is {value!r}, accepted is a number of pixels (int)")
-    if value < 1:
-        raise ValueError(f"{owner}: {name} is {value}, accepted are 1 and above")

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scratchnet.backends.host import normalised
+from scratchnet.checks import check_whole
 from scratchnet.data.augment import Augmentation
 from scratchnet.data.dataset import Split
 
@@ -39,10 +40,7 @@ class Batches:
     ):
         if not isinstance(split, Split):
             raise TypeError(f"Batches: split is a {type(split).__name__}, accepted is a Split")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer):
-            raise TypeError(f"Batches: batch_size is {batch_size!r}, accepted is an int")
-        if batch_size < 1:
-            raise ValueError(f"Batches: batch_size is {batch_size}, accepted are 1 and above")
+        check_whole("Batches", "batch_size", batch_size)
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise TypeError(
                 f"Batches: rng is {rng!r}, accepted is None or a generator such as "

@@ -78,7 +78,8 @@ class _Arrays:
             stop = min(first + CHUNK_RECORDS, start + self.records)
             raw = stream.read((stop - first) * RECORD)
             if len(raw) != (stop - first) * RECORD:
-                raise DataError(f"{where}: ends early, after record {first + len(raw) // RECORD}")
+                whole = first - start + len(raw) // RECORD
+                raise DataError(f"{where}: ends early, after record {whole}")
             chunk = np.frombuffer(raw, np.uint8).reshape(stop - first, RECORD)
             labels = chunk[:, 0]
             if labels.max() >= CLASSES:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from scratchnet.checks import check_whole
 from scratchnet.data.dataset import Dataset, Split
 from scratchnet.data.errors import DataError
 
@@ -224,10 +225,7 @@ def _signed_distance(polygons: list[np.ndarray]) -> np.ndarray:
 
 def _check_counts(train: int, test: int, seed: int) -> None:
     for name, value, least in (("train", train, 1), ("test", test, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise TypeError(f"glyphs: {name} is {value!r}, accepted is an int")
-        if value < least:
-            raise ValueError(f"glyphs: {name} is {value}, accepted are {least} and above")
+        check_whole("glyphs", name, value, least)
 
 
 def _read_cache(path: Path, train: int, test: int) -> Dataset | None:

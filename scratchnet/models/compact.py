@@ -3,11 +3,11 @@
 The report ends on "a more refined design could bridge the gap". This is one, on RedNet's pattern:
 convolutions as a stem, which give the involutions channels to work on, then bottlenecks that narrow
 the channels, mix the pixels by an involution and widen again, with batch norm throughout, and the
-mean over the image before the last layer. In the stem the norm stands after ReLU and pool: these
-are one operator with the convolution then, and the norm sees a quarter of the pixels. None has more
-parameters than the report's convolution network of its data set. Source of the pattern: Li et al.
-2021, section 4.1; kernels of 3 x 3 and a stem at full resolution are ours, as these images are a
-fiftieth of theirs.
+mean over the image before the last layer. In the stem the norm stands after the ReLU and, at the
+end of the stem, the pool: these are one operator with the convolution then, and the norm behind the
+pool sees a quarter of the pixels. None has more parameters than the report's convolution network of
+its data set. Source of the pattern: Li et al. 2021, section 4.1; kernels of 3 x 3 and a stem at
+full resolution are ours, as these images are a fiftieth of theirs.
 """
 
 from dataclasses import dataclass

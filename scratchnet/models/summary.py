@@ -14,9 +14,8 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> str:
         raise TypeError(f"summary: input_shape must be such as (28, 28, 1), got {input_shape!r}")
     rows = [("input", _shape(input_shape), "", "")]
     rows += list(_rows(model, tuple(input_shape), 0))
-    parameters = model.parameters()
-    trainable = sum(p.value.size for p in parameters if p.trainable)
-    fixed = sum(p.value.size for p in parameters if not p.trainable)
+    trainable = trainable_parameters(model)
+    fixed = sum(p.value.size for p in model.parameters()) - trainable
     header = ("layer", "output shape", "parameters", "multiply-adds")
     total = ("total", "", f"{trainable:,}", f"{model.flops(tuple(input_shape)):,}")
     widths = [max(len(row[i]) for row in [header, *rows, total]) for i in range(4)]
@@ -28,6 +27,11 @@ def summary(model: Layer, input_shape: tuple[int, ...]) -> str:
     return "\n".join(lines)
 
 
+def trainable_parameters(model: Layer) -> int:
+    """How many numbers training changes."""
+    return sum(p.value.size for p in model.parameters() if p.trainable)
+
+
 def _rows(layer: Layer, input_shape: tuple[int, ...], depth: int):
     """The table's rows: containers as their parts, indented where they branch."""
     if isinstance(layer, Sequential):
@@ -35,12 +39,11 @@ def _rows(layer: Layer, input_shape: tuple[int, ...], depth: int):
             yield from _rows(part, input_shape, depth)
             input_shape = part.output_shape(input_shape)
         return
-    trainable = sum(p.value.size for p in layer.parameters() if p.trainable)
     name = "Residual" if isinstance(layer, Residual) else repr(layer)
     yield (
         "  " * depth + name,
         _shape(layer.output_shape(input_shape)),
-        f"{trainable:,}",
+        f"{trainable_parameters(layer):,}",
         f"{layer.flops(input_shape):,}",
     )
     if isinstance(layer, Residual):

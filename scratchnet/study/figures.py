@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from scratchnet import plots
-from scratchnet.data import Dataset
+from scratchnet.data import Batches, Dataset, Split
 from scratchnet.experiment import PIXELS, load_trained
 from scratchnet.layers import Conv2D, Involution2D, Residual, Sequential
 from scratchnet.models import INPUT_SHAPES, NETWORKS, OPERATORS
@@ -43,7 +43,7 @@ def draw(
         drawn["sizes.png"] = "Accuracy against the number of parameters, a point a network"
     for dataset, of_dataset in data.items():
         name = f"kernels-{dataset}.png"
-        if _draw_kernels(study, rows, folder, dataset, of_dataset, name):
+        if _draw_kernels(rows, folder, dataset, of_dataset, name):
             drawn[name] = f"Kernels that involutions make for images of {study.title(dataset)}"
     return drawn
 
@@ -81,7 +81,7 @@ def _size_points(study: Study) -> dict[str, list[tuple[str, int, float]]]:
 
 
 def _draw_kernels(
-    study: Study, rows: Sequence[Row], folder: Path, dataset: str, data: Dataset, name: str
+    rows: Sequence[Row], folder: Path, dataset: str, data: Dataset, name: str
 ) -> bool:
     """Heat maps of the trained involutions' kernels, and the filters of the convolution."""
     trained = {}
@@ -100,17 +100,17 @@ def _draw_kernels(
     for network in ("involution", COMPACT):
         if network in trained:
             experiment, model = trained[network]
-            maps[ROW_TITLES[network]] = kernel_sums(model, normalised(images, experiment.pixels))
+            maps[ROW_TITLES[network]] = kernel_sums(model, _seen(images, experiment.pixels))
     convolution = trained["convolution"][1].layers[0]
     assert isinstance(convolution, Conv2D)
     plots.plot_kernels(images, maps, convolution.weight.value, folder / name)
     return True
 
 
-def normalised(images: np.ndarray, pixels: str) -> np.ndarray:
+def _seen(images: np.ndarray, pixels: str) -> np.ndarray:
     """uint8 images as the network of an experiment with those pixels sees them, in float32."""
-    how = {"mean": 0.0, "std": 1.0} | PIXELS[pixels]
-    return ((images * how["scale"] - how["mean"]) / how["std"]).astype(np.float32)
+    split = Split(images, np.arange(len(images)))
+    return next(iter(Batches(split, len(images), **PIXELS[pixels])))[0]
 
 
 def kernel_sums(network: Sequential, x: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scratchnet.comparison import confused_pairs
 from scratchnet.data import Dataset
 from scratchnet.history import write_text
 from scratchnet.models import OPERATORS
@@ -20,12 +21,13 @@ from scratchnet.study.runs import COMPACT, DATASETS, Row
 from scratchnet.study.sizes import better_at_equal_size, claims, equal_sizes
 from scratchnet.study.speed import speed, speed_answers
 
-RAW = "Their run fed raw pixels of 0 to 255, ours pixels of 0 to 1; see below for both."
+RAW = "Their run fed raw pixels of 0 to 255, ours pixels of 0 to 1"
 
+# Why ours differs, and the run that shows it, where there is one.
 REASONS = {
-    "mnist/involution": "Their network applied the softmax twice; see below what that changes.",
-    "cifar10/convolution": RAW,
-    "cifar10/involution": RAW,
+    "mnist/involution": ("Their network applied the softmax twice", "softmax-twice"),
+    "cifar10/convolution": (RAW, "raw-pixels"),
+    "cifar10/involution": (RAW, "raw-pixels"),
 }
 
 DEVICES = ("cpu", "cuda")
@@ -50,8 +52,8 @@ def write_study_report(
         _answer(study),
         _table_1(study),
         _differences(study),
-        _figures(figures, "networks", "Figures {}: the networks, layer by layer, to one scale"),
-        _figures(figures, "curves", "Figures {}: accuracy and loss against epochs"),
+        _figures(figures, "networks", "{}: the networks, layer by layer, to one scale"),
+        _figures(figures, "curves", "{}: accuracy and loss against epochs"),
         speed(study, figures),
         equal_sizes(study, figures),
         claims(study),
@@ -153,8 +155,9 @@ def _differences(study: Study) -> list[str]:
         apart = statistics.fmean(values) - theirs
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         if abs(apart) > spread:
-            why = REASONS.get(row, "No cause was found; theirs is a single run.")
-            lines.append(f"- {study.row_title(row)}: {apart:+.2f} points. {why}")
+            why, shown = REASONS.get(row, ("No cause was found; theirs is a single run", ""))
+            below = "; see below" if study.outcomes(f"{row}/{shown}") else ""
+            lines.append(f"- {study.row_title(row)}: {apart:+.2f} points. {why}{below}.")
     lines += _softmax_twice(study) + _raw_pixels(study)
     return lines if len(lines) > 2 else []
 
@@ -188,11 +191,14 @@ def _raw_pixels(study: Study) -> list[str]:
 
 
 def _figures(figures: dict[str, str], kind: str, heading: str) -> list[str]:
-    drawn = [name for name in figures if name.startswith(f"{kind}-")]
+    first = {"networks": 2, "curves": 5}[kind]  # the student report's numbers, one a data set
+    numbers = {f"{kind}-{dataset}.png": first + i for i, dataset in enumerate(DATASETS)}
+    drawn = [name for name in numbers if name in figures]
     if not drawn:
         return []
-    first = {"networks": 2, "curves": 5}[kind]
-    lines = ["## " + heading.format(f"{first} to {first + 2}")]
+    told = " and ".join(str(numbers[name]) for name in drawn)
+    told = told if len(drawn) < 3 else f"{first} to {first + len(drawn) - 1}"
+    lines = ["## " + heading.format(f"Figure{'s' if len(drawn) > 1 else ''} {told}")]
     for name in drawn:
         lines += ["", f"![{figures[name]}]({name})"]
     if kind == "networks":
@@ -233,14 +239,9 @@ def _learned(study: Study, figures: dict[str, str]) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
-def _confused(outcome: dict, pairs: int = 3) -> str:
-    counts = np.array(outcome["confusion"])
-    np.fill_diagonal(counts, 0)
-    worst = [np.unravel_index(i, counts.shape) for i in np.argsort(-counts, axis=None)[:pairs]]
-    classes = outcome["classes"]
-    return ", ".join(
-        f"{classes[t]} → {classes[g]} ({counts[t, g]})" for t, g in worst if counts[t, g]
-    )
+def _confused(outcome: dict) -> str:
+    classes, pairs = outcome["classes"], confused_pairs(np.array(outcome["confusion"]))
+    return ", ".join(f"{classes[true]} → {classes[guess]} ({n})" for true, guess, n in pairs)
 
 
 def _settings(study: Study) -> list[str]:
@@ -250,12 +251,24 @@ def _settings(study: Study) -> list[str]:
         "",
         *_machines(study),
         "- " + ", ".join(f"{name} {version}" for name, version in libraries.items()),
-        "- Adam 1e-3 at a constant rate; batches of 128, on CIFAR-10 of 256; 15 epochs on MNIST, "
-        "10 elsewhere; validation on the test images; seeds from 0 up",
+        f"- Adam 1e-3 at a constant rate{_schedules(study)}; validation on the test images; seeds "
+        "from 0 up",
         f"- made by `{settings.get('command', 'scratchnet report')}`",
         "",
         "Every number, epoch by epoch, is in [results.json](results.json).",
     ]
+
+
+def _schedules(study: Study) -> str:
+    """Epochs and batches by data set, of the networks that are the student report's."""
+    told = ""
+    for dataset in DATASETS:
+        rows = [outcome for name in OPERATORS for outcome in study.outcomes(f"{dataset}/{name}")]
+        if rows:
+            asked = rows[0]["experiment"]
+            told += f"; {asked['epochs']} epochs in batches of {asked['batch_size']} on "
+            told += study.title(dataset)
+    return told
 
 
 def _machines(study: Study) -> list[str]:

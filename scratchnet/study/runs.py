@@ -36,6 +36,7 @@ from scratchnet.layers import (
 )
 from scratchnet.machine import gpu_name, machine, versions
 from scratchnet.models import INPUT_SHAPES, NETWORKS, OPERATORS
+from scratchnet.models.summary import trainable_parameters
 from scratchnet.optim import Adam
 from scratchnet.profiling import Limits, measured_limits, profile
 from scratchnet.progress import clock
@@ -251,7 +252,7 @@ def _single_layers(C: int) -> dict[str, Layer]:
 def _time_layer(
     name: str, layer: Layer, shape: tuple[int, int, int], backend: str, limits, seconds: float
 ) -> dict:
-    """One layer forward and backward, both gradients, as the second of a network of two."""
+    """One layer forward and backward, both gradients, as the second of a small network."""
     rng = np.random.default_rng(0)
     C = shape[2]
     first = Conv2D(C, C, 1, rng=rng)  # so that the layer under test makes its input's gradient
@@ -259,7 +260,7 @@ def _time_layer(
     x = rng.standard_normal((BATCH, *shape)).astype(np.float32)
     labels = rng.integers(10, size=BATCH)
     timed = profile(model, Adam(model.parameters()), x, labels, limits, seconds)
-    parameters = sum(p.value.size for p in layer.parameters() if p.trainable)
+    parameters = trainable_parameters(layer)
     return {"name": name, "shape": list(shape), "batch": BATCH, "parameters": parameters} | {
         way: timed["layers"][1][way] for way in ("forward", "backward")
     }

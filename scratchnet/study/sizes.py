@@ -75,7 +75,8 @@ def claims(study: Study) -> list[str]:
     if ratios:
         told = ", ".join(ratios)
         lines += [f'**"Up to 65 times" fewer parameters.** The factor is {told}.', ""]
-    return lines + _gaps(study) + _compact(study)
+    lines += _gaps(study) + _compact(study)
+    return lines if len(lines) > 2 else []
 
 
 def _gaps(study: Study) -> list[str]:
@@ -111,12 +112,8 @@ def _gap_sentence(study: Study) -> str:
     small = [f"{dataset}/small-convolution" for dataset in DATASETS]
     if all(map(study.outcomes, small)):
         largest = max(gap(study.outcomes(row)) for row in small)
-        told += (
-            f" So is that of a convolution of its size, which is {largest:+.2f} points at most: a "
-            "small gap comes with few parameters."
-            if largest < 1
-            else f" A convolution of its size has a gap of up to {largest:+.2f} points."
-        )
+        told += f" A convolution of its size has a gap of up to {largest:+.2f} points"
+        told += ": a small gap comes with few parameters." if smaller and largest < 1 else "."
     return told
 
 

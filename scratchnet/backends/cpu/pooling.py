@@ -3,9 +3,10 @@
     y = max over the cell of relu(z + bias)         dz = dy at the winner of the cell, else 0
 
 Both work on one image, or a band of it, while it is in the cache. The bias and the ReLU keep the
-order of numbers, so that they may follow the maximum. A tap number of size * size says that the
-ReLU was closed: then nobody wins. Whole vectors are compared and chosen from; the compiler does not
-find this by itself, as the numbers and their taps differ in width.
+order of numbers, so that they may follow the maximum; where adding the bias rounds two of them to
+one, the reference names the first of them, this one the larger. A tap number of size * size says
+that the ReLU was closed: then nobody wins. Whole vectors are compared and chosen from; the compiler
+does not find this by itself, as the numbers and their taps differ in width.
 """
 
 import numpy as np

@@ -34,7 +34,7 @@ def batchnorm_backward(
     check_per_channel("batchnorm", x, gamma=gamma, mean=mean, inv_std=inv_std)
     check_like("batchnorm", "dy", dy, x.shape, x.dtype)
     C = x.shape[-1]
-    dgamma, dbeta = sums_over_rows(normalized_and_gradient, (dy, x), C, (mean, inv_std))
+    dgamma, dbeta = sums_over_rows(normalised_and_gradient, (dy, x), C, (mean, inv_std))
     dx = empty(x.shape, x.dtype)
     statistics = gamma, mean, inv_std, dgamma, dbeta
     launch_over(x.size, _gradient, dy, x, statistics, dx, x.dtype.type(x.size // C), C)
@@ -49,7 +49,7 @@ def _normalize(x, gamma, beta, mean, inv_std, y, C, count):
 
 
 @cuda.jit(device=True)
-def normalized_and_gradient(arrays, statistics, e, c):
+def normalised_and_gradient(arrays, statistics, e, c):
     """The summands of dgamma and dbeta."""
     dy = arrays[0][e]
     return dy * (arrays[1][e] - statistics[0][c]) * statistics[1][c], dy

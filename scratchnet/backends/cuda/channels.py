@@ -21,10 +21,9 @@ from functools import lru_cache
 from typing import Any
 
 from scratchnet.backends.cuda.arrays import Array, empty
-from scratchnet.backends.cuda.device import SIMULATED, at, cuda, launch, numba_type
+from scratchnet.backends.cuda.device import SIMULATED, THREADS, at, cuda, launch, numba_type
 from scratchnet.backends.cuda.matrix_product import add_chunks
 
-_BLOCK = 16 if SIMULATED else 256  # threads
 _BLOCKS = 4 if SIMULATED else 528
 
 
@@ -36,7 +35,7 @@ def sums_over_rows(
     lanes, chunks = _layout(arrays[0].size // C, C)
     partial = empty(chunks * 2 * C, dtype)
     kernel = _sums_kernel(term, numba_type(dtype), lanes)
-    blocks, threads = (-(-C // lanes), chunks), (lanes, _BLOCK // lanes)
+    blocks, threads = (-(-C // lanes), chunks), (lanes, THREADS // lanes)
     extra = extra or (partial,)
     launch(kernel, blocks, threads, arrays, extra, partial, arrays[0].size // C, C)
     return add_chunks(partial, chunks, [C, C])
@@ -49,14 +48,14 @@ def moments(x: Array, eps: float) -> tuple[Array, Array]:
     lanes, chunks = _layout(rows, C)
     partial = empty(chunks * 3 * C, x.dtype)
     dtype = numba_type(x.dtype)
-    blocks, threads = (-(-C // lanes), chunks), (lanes, _BLOCK // lanes)
+    blocks, threads = (-(-C // lanes), chunks), (lanes, THREADS // lanes)
     launch(_moments_kernel(dtype, lanes), blocks, threads, x, partial, rows, C)
     mean, inv_std = empty(C, x.dtype), empty(C, x.dtype)
     eps = x.dtype.type(eps)
-    slices = min(1 << (chunks - 1).bit_length(), _BLOCK)
-    kernel = _join_moments_kernel(dtype, _BLOCK // slices)
-    blocks = -(-C * slices // _BLOCK)
-    launch(kernel, blocks, _BLOCK, partial, mean, inv_std, eps, chunks, C)
+    slices = min(1 << (chunks - 1).bit_length(), THREADS)
+    kernel = _join_moments_kernel(dtype, THREADS // slices)
+    blocks = -(-C * slices // THREADS)
+    launch(kernel, blocks, THREADS, partial, mean, inv_std, eps, chunks, C)
     return mean, inv_std
 
 
@@ -64,19 +63,19 @@ def _layout(rows: int, C: int) -> tuple[int, int]:
     """Threads of a block along the channels, and blocks along the rows."""
     lanes = min(1 << (C - 1).bit_length(), 4 if SIMULATED else 32)
     across = -(-C // lanes)
-    rows_at_once = _BLOCK // lanes
+    rows_at_once = THREADS // lanes
     return lanes, max(1, min(-(-rows // (4 * rows_at_once)), _BLOCKS // across))
 
 
 @lru_cache
 def _sums_kernel(term: Callable, dtype: Any, lanes: int) -> Any:
     zero = dtype(0)
-    high = _BLOCK // lanes
+    high = THREADS // lanes
 
     @cuda.jit
     def sums(arrays, extra, partial, rows, C):
-        first_sums = cuda.shared.array(_BLOCK, dtype)
-        second_sums = cuda.shared.array(_BLOCK, dtype)
+        first_sums = cuda.shared.array(THREADS, dtype)
+        second_sums = cuda.shared.array(THREADS, dtype)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         c = cuda.blockIdx.x * lanes + tx
         t = ty * lanes + tx
@@ -116,7 +115,7 @@ def _join(count, mean, m2, other_count, other_mean, other_m2):
 @lru_cache
 def _join_moments(lanes: int) -> Callable:
     """The slices t // lanes of a block join, halving their number until the first holds all."""
-    high = _BLOCK // lanes
+    high = THREADS // lanes
 
     @cuda.jit(device=True)
     def join(counts, means, m2s, t):
@@ -136,14 +135,14 @@ def _join_moments(lanes: int) -> Callable:
 @lru_cache
 def _moments_kernel(dtype: Any, lanes: int) -> Any:
     zero, one = dtype(0), dtype(1)
-    high = _BLOCK // lanes
+    high = THREADS // lanes
     join = _join_moments(lanes)
 
     @cuda.jit
     def moments(x, partial, rows, C):
-        counts = cuda.shared.array(_BLOCK, dtype)
-        means = cuda.shared.array(_BLOCK, dtype)
-        m2s = cuda.shared.array(_BLOCK, dtype)
+        counts = cuda.shared.array(THREADS, dtype)
+        means = cuda.shared.array(THREADS, dtype)
+        m2s = cuda.shared.array(THREADS, dtype)
         tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
         c = cuda.blockIdx.x * lanes + tx
         t = ty * lanes + tx
@@ -173,14 +172,14 @@ def _moments_kernel(dtype: Any, lanes: int) -> Any:
 @lru_cache
 def _join_moments_kernel(dtype: Any, lanes: int) -> Any:
     zero, one = dtype(0), dtype(1)
-    slices = _BLOCK // lanes
+    slices = THREADS // lanes
     join = _join_moments(lanes)
 
     @cuda.jit
     def join_moments(partial, mean, inv_std, eps, chunks, C):
-        counts = cuda.shared.array(_BLOCK, dtype)
-        means = cuda.shared.array(_BLOCK, dtype)
-        m2s = cuda.shared.array(_BLOCK, dtype)
+        counts = cuda.shared.array(THREADS, dtype)
+        means = cuda.shared.array(THREADS, dtype)
+        m2s = cuda.shared.array(THREADS, dtype)
         t = cuda.threadIdx.x
         c = cuda.blockIdx.x * lanes + t % lanes
         count, center, m2 = zero, zero, zero

@@ -566,10 +566,15 @@ def fetching(vector: int) -> tuple[Callable, Callable]:
     return fetch, cuda.jit(device=True)(lambda: None)
 
 
-def describe() -> str:
-    """The target and, where there is one, the GPU, in a line."""
+def gpu_name() -> str:
+    """The GPU as it calls itself."""
     if SIMULATED:
-        return f"Numba {numba.__version__}, simulator"
-    gpu = cuda.get_current_device()
-    name = gpu.name.decode() if isinstance(gpu.name, bytes) else gpu.name
-    return f"Numba {numba.__version__}, {cuda.implementation} target, {name}"
+        return "simulated by Numba"
+    name = cuda.get_current_device().name
+    return name.decode() if isinstance(name, bytes) else name
+
+
+def describe() -> str:
+    """Numba, its target and the GPU, in a line."""
+    target = "" if SIMULATED else f"{cuda.implementation} target, "
+    return f"Numba {numba.__version__}, {target}{gpu_name()}"

@@ -27,7 +27,7 @@ import numpy as np
 
 from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.avgpool2d import avgpool2d_forward
-from scratchnet.backends.cuda.batchnorm import input_gradient, normalized_and_gradient
+from scratchnet.backends.cuda.batchnorm import input_gradient, normalised_and_gradient
 from scratchnet.backends.cuda.channels import moments, sums_over_rows
 from scratchnet.backends.cuda.dense import (
     columns_of,
@@ -138,7 +138,7 @@ def generated_involution_backward(
         rows_of(taps), rows_of(taps), _store_open(hidden, dtype), dtype,
         (dkernel,), (span_weight,), (dz, h, *norm), pixels, hidden, taps,
     )  # fmt: skip
-    dgamma, dbeta = sums_over_rows(normalized_and_gradient, (dz, h), hidden, (mean, inv_std))
+    dgamma, dbeta = sums_over_rows(normalised_and_gradient, (dz, h), hidden, (mean, inv_std))
     statistics = gamma, mean, inv_std, dgamma, dbeta
     dh = dz, h, *statistics
     dreduce_weight, dreduce_bias = multiply_long(
@@ -212,7 +212,7 @@ def _weights(branch: tuple[Array, ...], sizes: Sizes) -> tuple[Fill, tuple[Array
 
 
 @cuda.jit(device=True)
-def _normalized(h, gamma, beta, mean, inv_std):
+def _normalised(h, gamma, beta, mean, inv_std):
     return gamma * (h - mean) * inv_std + beta
 
 
@@ -227,7 +227,7 @@ def _activation(dtype: Any, vector: int) -> Callable:
         h, gamma, beta = load(branch[0], at(e + k)), load(branch[1], k), load(branch[2], k)
         mean, inv_std = load(branch[3], k), load(branch[4], k)
         for q in range(vector):
-            z = _normalized(h[q], gamma[q], beta[q], mean[q], inv_std[q])
+            z = _normalised(h[q], gamma[q], beta[q], mean[q], inv_std[q])
             out[first + q] = zero if z <= 0 else z
 
     return activated
@@ -398,7 +398,7 @@ def _store_open(hidden: int, dtype: np.dtype) -> Callable:
                         e = at((m + i) * hidden + n + j)
                         h = load(out[1], e)
                         for q in range(vector):
-                            z = _normalized(h[q], gamma[q], beta[q], mean[q], inv_std[q])
+                            z = _normalised(h[q], gamma[q], beta[q], mean[q], inv_std[q])
                             if not z > 0:
                                 square[4 * i + j + q] = zero
                         store_vector(out[0], e, square, 4 * i + j)

@@ -10,7 +10,7 @@ import numpy as np
 from scratchnet.backends import host
 from scratchnet.backends.cuda.arrays import Array, borrowed, empty, on_device, to_host
 from scratchnet.backends.cuda.device import (
-    SIMULATED,
+    THREADS,
     at,
     cuda,
     launch,
@@ -18,8 +18,6 @@ from scratchnet.backends.cuda.device import (
     numba_type,
 )
 from scratchnet.checks import check_labels
-
-_BLOCK = 16 if SIMULATED else 256
 
 
 def normalised(images: Array, factor: Array, offset: Array) -> Array:
@@ -84,13 +82,13 @@ def count_correct(logits: Array, labels: Array) -> Array:
     check_labels("count_correct", logits, labels, 0.0)
     logits, labels = on_device(logits, labels)
     count = empty((), np.int64)
-    launch(_count, 1, _BLOCK, logits, labels, count, *logits.shape)
+    launch(_count, 1, THREADS, logits, labels, count, *logits.shape)
     return count
 
 
 def _sum_of_squares(array: Array) -> Array:
     total = empty((), array.dtype)
-    launch(_squares_kernel(numba_type(array.dtype)), 1, _BLOCK, array, total, array.size)
+    launch(_squares_kernel(numba_type(array.dtype)), 1, THREADS, array, total, array.size)
     return total
 
 
@@ -150,13 +148,13 @@ def _squares_kernel(dtype: Any) -> Any:
 
     @cuda.jit
     def sum_of_squares(array, total, count):
-        sums = cuda.shared.array(_BLOCK, dtype)
+        sums = cuda.shared.array(THREADS, dtype)
         t = cuda.threadIdx.x
         mine = zero
-        for e in range(t, count, _BLOCK):
+        for e in range(t, count, THREADS):
             mine += array[at(e)] * array[at(e)]
         sums[t] = mine
-        half = _BLOCK // 2
+        half = THREADS // 2
         while half > 0:
             cuda.syncthreads()
             if t < half:
@@ -170,10 +168,10 @@ def _squares_kernel(dtype: Any) -> Any:
 
 @cuda.jit
 def _count(logits, labels, count, N, classes):
-    counts = cuda.shared.array(_BLOCK, np.int64)
+    counts = cuda.shared.array(THREADS, np.int64)
     t = cuda.threadIdx.x
     mine = 0
-    for n in range(t, N, _BLOCK):
+    for n in range(t, N, THREADS):
         best = 0
         for k in range(1, classes):
             if logits[at(n * classes + k)] > logits[at(n * classes + best)]:
@@ -181,7 +179,7 @@ def _count(logits, labels, count, N, classes):
         if best == labels[at(n)]:
             mine += 1
     counts[t] = mine
-    half = _BLOCK // 2
+    half = THREADS // 2
     while half > 0:
         cuda.syncthreads()
         if t < half:

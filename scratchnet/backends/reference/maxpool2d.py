@@ -3,7 +3,9 @@
     y[n,i,j,c]      = max_{u,v} x[n, i*stride + u - top, j*stride + v - left, c]
     argmax[n,i,j,c] = the first tap u * size + v, in reading order, that reaches it
 
-Padded cells never win. Source: Ranzato et al. 2007; Goodfellow et al. 2016, section 9.3.
+Padded cells never win, unless all pixels of a window are -inf: then its first cell does, and where
+that is padding, no pixel gets the gradient. Source: Ranzato et al. 2007; Goodfellow et al. 2016,
+section 9.3.
 """
 
 import numpy as np
