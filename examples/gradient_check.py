@@ -6,8 +6,8 @@ Its two gradients, with s = sigmoid(beta * x):
     dx    = dy * (s + beta * x * s * (1 - s))
     dbeta = sum over all pixels of  dy * x^2 * s * (1 - s)
 
-First the two functions are checked, then a layer made of them, alone and inside a network. Then a
-term is dropped, and the check has to say where.
+First the two functions are checked, then a layer made of them inside a network. Then a term is
+dropped, and the check has to say where.
 
     python examples/gradient_check.py
 """
