@@ -156,6 +156,7 @@ def _draw(outcomes: Sequence[Outcome], data: Dataset, folder: Path) -> list[str]
 
 
 def network_results(outcome: Outcome, data: Dataset) -> dict:
+    """What came out of one training, ready for JSON."""
     history, network = outcome.history, outcome.network
     confusion = confusion_matrix(data.test.labels, outcome.predictions, len(data.classes))
     last = history.epochs[-1] if history.epochs else None

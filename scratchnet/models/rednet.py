@@ -93,6 +93,7 @@ def bottleneck(
 def convolution_norm_relu(
     channels: int, out: int, kernel_size: int, rng: np.random.Generator, *, stride: int = 1
 ) -> list[Layer]:
+    """A convolution without bias, batch norm, ReLU: (N, H, W, channels) -> (N, Ho, Wo, out)."""
     return [
         Conv2D(
             channels,
@@ -117,6 +118,7 @@ def involution_norm_relu(
     stride: int = 1,
     group_channels: int = 16,
 ) -> list[Layer]:
+    """An involution in groups of `group_channels`, batch norm and ReLU; the channels stay."""
     return [
         Involution2D(
             channels,

@@ -110,4 +110,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
 
 def number(value: float | None, form: str = ",.1f") -> str:
+    """The value in that format, a dash where there is none."""
     return "–" if value is None else format(value, form)

@@ -8,6 +8,7 @@ from scratchnet.study.runs import COMPACT, DATASETS
 
 
 def better_at_equal_size(study: Study) -> Iterator[str]:
+    """The answer in a sentence for each size: which network is more accurate, and how fast."""
     for involution, convolution in PAIRS:
         told = []
         for dataset in DATASETS:
@@ -28,6 +29,7 @@ def better_at_equal_size(study: Study) -> Iterator[str]:
 
 
 def equal_sizes(study: Study, figures: dict[str, str]) -> list[str]:
+    """The section on networks of equal size, by lines; empty where none has run."""
     rows = []
     for dataset in DATASETS:
         for pair in PAIRS:
@@ -66,6 +68,7 @@ def _size_cells(study: Study, dataset: str, network: str) -> list[str]:
 
 
 def claims(study: Study) -> list[str]:
+    """The section on the other claims, by lines; empty where nothing speaks of them."""
     lines = ["## The report's other claims", ""]
     ratios = []
     for dataset in DATASETS:

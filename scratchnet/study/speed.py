@@ -81,6 +81,7 @@ def _fastest_layer(study: Study) -> Iterator[str]:
 
 
 def speed(study: Study, figures: dict[str, str]) -> list[str]:
+    """The section on speed, by lines; empty where nothing was timed."""
     profiles = study.results["profiles"]
     if not profiles:
         return []

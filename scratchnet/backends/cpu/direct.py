@@ -198,6 +198,7 @@ def tap_rows(W: int, C: int, K: int, dilation: int, geometry: Geometry) -> np.nd
 
 
 def padded_shape(x: np.ndarray, geometry: Geometry) -> tuple[int, int, int]:
+    """(H, W, C) of one image with its border of zeros."""
     _, H, W, C = x.shape
     return H + geometry.top + geometry.bottom, W + geometry.left + geometry.right, C
 

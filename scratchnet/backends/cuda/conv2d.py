@@ -53,6 +53,7 @@ class Windows(NamedTuple):
 def windows(
     x: Array, weight: Array, geometry: Geometry, stride: int = 1, dilation: int = 1
 ) -> Windows:
+    """The sizes of a convolution of x (N, H, W, C) by weight (K, K, C / G, O)."""
     _, H, W, C = x.shape
     K, _, per_group, O = weight.shape
     return Windows(

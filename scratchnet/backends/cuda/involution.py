@@ -242,6 +242,7 @@ def involution_backward(
 
 
 def sizes_of(x: Array, G: int, K: int, stride: int, dilation: int, where: Geometry) -> Sizes:
+    """The sizes of an involution of x (N, H, W, C) by G kernels of K x K for each pixel."""
     _, H, W, C = x.shape
     return Sizes(H, W, C, G, K, stride, dilation, where.Ho, where.Wo)
 
@@ -291,6 +292,7 @@ def image_gradient(
 
 @lru_cache
 def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
+    """Outputs and channels of a block of the forward kernel."""
     taps = sizes.K**2
 
     def costs(tile: Tile) -> Costs:
@@ -307,6 +309,7 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
 
 @lru_cache
 def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
+    """Pixels and channels of a block of the kernel that makes dx."""
     taps = sizes.K**2
 
     def costs(tile: Tile) -> Costs:
