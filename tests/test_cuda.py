@@ -506,6 +506,26 @@ def test_a_recorded_step_is_the_step(kind):
         np.testing.assert_array_equal(found[1][2][name], value, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("N", "hidden"), [(2, recording.CELLS // 2), (15, 4)], ids=["numbers", "memory"]
+)
+def test_what_a_recording_reads_is_not_written_by_its_step(N, hidden):
+    """The numbers that come at each replay, and the memory of an optimizer that moves to the GPU in
+    the step, are as large as arrays (N, hidden) that come and go in it."""
+    rng = np.random.default_rng(7)
+    x, labels = rng.standard_normal((N, hidden), np.float32), rng.integers(hidden, size=N)
+    found = []
+    for record in (False, True):
+        layers = (Dense(hidden, hidden, rng=np.random.default_rng(i)) for i in range(3))
+        network = Sequential(*(layer for dense in layers for layer in (dense, ReLU())))
+        optimizer = SGD(network.parameters(), 0.1, momentum=0.9)
+        step = _steps(network.to("cuda"), optimizer)
+        step = OPS.gpu.recorded(step) if record else step
+        given = (x, labels) if record else tuple(map(OPS.gpu.to_device, (x, labels)))
+        found.append([float(step(*given)[0]) for _ in range(4)])
+    assert found[0] == found[1]
+
+
 def test_a_recording_keeps_its_memory_to_itself():
     step = OPS.gpu.recorded(lambda x: (OPS.gpu.relu_forward(OPS.gpu.relu_forward(x)),))
     x = np.arange(-3, 8, dtype=np.float32)

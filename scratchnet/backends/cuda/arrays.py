@@ -45,10 +45,16 @@ _staging = threading.Lock()
 
 
 class Pool:
-    """Memory for the arrays of a recording, and for no others until it is closed."""
+    """Memory for the arrays of a recording, and for no others until it is closed.
+
+    free       what its arrays have left, to be written anew by later ones of the same step
+    uploaded   arrays that came from the host while it was recorded: nothing of the step may write
+               over them before they are read again
+    """
 
     def __init__(self) -> None:
         self.free: Memories = defaultdict(list)
+        self.uploaded: list[Array] = []
         self.closed = False
 
     def close(self) -> None:
@@ -57,6 +63,7 @@ class Pool:
         for key, memories in self.free.items():
             _free[key].extend(_held.pop(id(memory)) for memory in memories)
         self.free.clear()
+        self.uploaded.clear()
 
 
 class _Thread(threading.local):
@@ -67,13 +74,14 @@ _thread = _Thread()
 
 
 @contextlib.contextmanager
-def from_pool(pool: Pool) -> Iterator[None]:
-    """This thread's new arrays take memory from the pool, and return it there."""
+def from_pool(pool: Pool | None) -> Iterator[None]:
+    """This thread's new arrays take memory from the pool, and return it there; None: from none."""
+    before = _thread.pool
     _thread.pool = pool
     try:
         yield
     finally:
-        _thread.pool = None
+        _thread.pool = before
 
 
 class _Buffer:
@@ -230,7 +238,10 @@ def to_device(array: Any) -> Array:
     if hasattr(array, "__cuda_array_interface__"):
         return _borrowed(array)
     array = np.ascontiguousarray(array)
-    on_device = empty(array.shape, array.dtype)
+    with from_pool(None):
+        on_device = empty(array.shape, array.dtype)
+    if _thread.pool is not None:
+        _thread.pool.uploaded.append(on_device)
     if array.size:
         _upload(array.reshape(-1), on_device.memory)
     return on_device

@@ -8,7 +8,8 @@ with what stands in the same memory by then:
     numbers     that are others at every step, as a learning rate or the seed of a mask, are asked
                 for with `changing`, drawn anew at each replay, and read from an array
     arrays      that the step makes get memory that nobody else is given as long as the recording
-                lives; what the step returns is copied out of it
+                lives; what the step returns is copied out of it. What comes from the host gets
+                memory that no other array of the step has had
 
 While it is recorded, a step has not run: nothing of it can be read from the GPU, and what Python
 decides in it stays decided. Where there are no CUDA graphs (in the simulator, and with the target
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from scratchnet.backends.cuda.arrays import Array, Pool, copy_into, empty, from_pool
+from scratchnet.backends.cuda.arrays import Array, Pool, copy_into, empty, from_pool, to_device
 from scratchnet.backends.cuda.device import at, cuda, launch_over, noting, started_together
 
 CELLS = 64  # numbers that come to the GPU with one copy
@@ -125,7 +126,7 @@ class _Cells:
 
     def __init__(self, size: int, dtype: np.dtype):
         self.numbers = np.zeros(size, dtype)
-        self.array = empty(size, dtype)
+        self.array = to_device(self.numbers)
         self.taken: list[tuple[Changing, slice]] = []
 
     @property
