@@ -18,6 +18,7 @@ to be.
 """
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -50,6 +51,8 @@ for operator in sn.models.OPERATORS:
         seed=args.seed,
         description=operator,
     )
+    if histories[operator].interrupted:
+        sys.exit(130)
     predictions[operator] = sn.predict(network, photographs.test, scale=scale).argmax(axis=1)
 
 print(results_table(histories, networks))

@@ -17,6 +17,7 @@ epoch to epoch, so the best is printed beside the last.
 """
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -46,6 +47,8 @@ for operator in sn.models.OPERATORS:
         seed=args.seed,
         description=operator,
     )
+    if histories[operator].interrupted:
+        sys.exit(130)
     predictions[operator] = sn.predict(network, clothes.test).argmax(axis=1)
 
 print(results_table(histories, networks))

@@ -15,6 +15,7 @@ validated on the 10,000 test digits after each epoch. The report reached 98.97 %
 """
 
 import argparse
+import sys
 
 import numpy as np
 
@@ -44,6 +45,8 @@ for operator in sn.models.OPERATORS:
         seed=args.seed,
         description=operator,
     )
+    if histories[operator].interrupted:
+        sys.exit(130)
 
 print(results_table(histories, networks))
 print(plot_histories(histories, "runs/mnist-example.png"))

@@ -1,7 +1,6 @@
 """Named arrays and a JSON description in one `.npz`, without pickle, written whole or not."""
 
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from scratchnet.files import replacing
+
 _META = "__meta__"
+LONGEST_NAME = 1000
 _TAKEN = (_META, "file", "allow_pickle")  # the last two are arguments of np.savez
 # What zipfile, zlib, NumPy and json raise for bytes that are not theirs; RuntimeError is for zip
 # methods and encryption, which a flipped bit can ask for.
@@ -32,20 +34,11 @@ def save_checkpoint(
     previous checkpoint as it was. Returns the path. raises OSError where it cannot be written;
     TypeError, ValueError for arrays, names or a description that such a file cannot keep
     """
-    path = Path(path)
     _check_savable(arrays)
     description = np.array(_description(meta))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **{_META: description}, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    with replacing(path) as file:
+        np.savez(file, **{_META: description}, **arrays)
+    return Path(path)
 
 
 def _check_savable(arrays: dict[str, np.ndarray]) -> None:
@@ -55,10 +48,12 @@ def _check_savable(arrays: dict[str, np.ndarray]) -> None:
             f"{type(arrays).__name__}"
         )
     for name, array in arrays.items():
-        if not isinstance(name, str) or name in _TAKEN or name.endswith(".npy"):
+        plain = isinstance(name, str) and "\0" not in name and len(name) <= LONGEST_NAME
+        if not plain or name in _TAKEN or name.endswith(".npy"):
             raise ValueError(
-                f"save_checkpoint: an array is named {name!r}; accepted are strings other than "
-                f"{', '.join(_TAKEN)} that do not end in .npy"
+                f"save_checkpoint: an array is named {name!r:.80}; accepted are strings of up to "
+                f"{LONGEST_NAME} letters other than {', '.join(_TAKEN)} that do not end in .npy "
+                "and hold no zero byte"
             )
         if np.asarray(array).dtype.hasobject:
             raise TypeError(f"save_checkpoint: {name} holds Python objects, which need pickle")
@@ -98,13 +93,21 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 def check_arrays(
     owner: str, arrays: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 ) -> None:
-    """Names and shapes are those of the expected arrays; CheckpointError tells each difference."""
+    """Names and shapes are those of the expected arrays, and the values fit into theirs;
+    CheckpointError tells each difference.
+    """
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     faults = [f"{name} is missing" for name in expected if name not in arrays]
     faults += [f"{name} is unknown" for name in arrays if name not in expected]
     faults += [
         f"{name} has shape {arrays[name].shape} instead of {expected[name].shape}"
         for name in expected
         if name in arrays and arrays[name].shape != expected[name].shape
+    ]
+    faults += [
+        f"{name} holds {arrays[name].dtype}, which does not fit into {expected[name].dtype}"
+        for name in expected
+        if name in arrays and not np.can_cast(arrays[name].dtype, expected[name].dtype, "same_kind")
     ]
     if faults:
         more = f", and {len(faults) - 4} more" if len(faults) > 4 else ""

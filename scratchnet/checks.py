@@ -18,6 +18,7 @@ from scratchnet.geometry import (
     window_geometry,
 )
 
+_NOT_PLAIN = (np.ma.MaskedArray, np.matrix)  # whose operators are not those of arrays
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -25,6 +26,8 @@ def check_float_array(op: str, name: str, array: Any, axes: str | None = None) -
     """The array is float32 or float64 and has the named axes, such as "N, H, W, C"."""
     if not (hasattr(array, "ndim") and hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(f"{op}: {name} must be an array, got {type(array).__name__}")
+    if isinstance(array, _NOT_PLAIN):
+        raise TypeError(f"{op}: {name} must be a plain array, got {type(array).__name__}")
     if array.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {array.dtype}")
     if axes is not None and array.ndim != len(axes.split(", ")):
@@ -40,7 +43,9 @@ def check_shape(op: str, name: str, array: Any, shape: tuple) -> None:
 
 def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) -> None:
     """The array has exactly this shape and dtype."""
-    if getattr(array, "dtype", None) == dtype and array.shape == shape and dtype in _FLOATS:
+    found = getattr(array, "dtype", None)  # NumPy says that None equals float64
+    alike = found is not None and found == dtype and array.shape == shape and dtype in _FLOATS
+    if alike and not isinstance(array, _NOT_PLAIN):
         return  # told at once, as this is asked a hundred times in a training step
     check_shape(op, name, array, shape)
     if array.dtype != dtype:
@@ -170,7 +175,9 @@ def check_attention_kernel(
     check_like(op, "k", k, q.shape, q.dtype)
     _, H, W, C = q.shape
     geometry = _located(op, involution_geometry, H, W, K, 1, dilation)
-    check_groups(op, "the channel count", C, check_whole(op, "groups", groups))
+    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+        raise ValueError(f"{op}: groups must be a whole number (int) of at least 1, got {groups!r}")
+    check_groups(op, "the channel count", C, groups)
     if position is not None:
         check_like(op, "position", position, (K, K, C), q.dtype)
     return geometry
@@ -247,6 +254,9 @@ def check_update(update: str, value: Any, **arrays: Any) -> None:
     check_float_array(update, "value", value)
     for name, array in arrays.items():
         check_like(update, name, array, value.shape, value.dtype)
+    for name, array in {"value": value, **arrays}.items():
+        if name != "grad" and isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise ValueError(f"{update}: {name} changes in place and must be writeable")
 
 
 def check_whole(owner: str, name: str, value: Any, least: int = 1) -> int:
@@ -266,7 +276,10 @@ def check_number(
     owner: str, name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False
 ) -> float:
     """A finite number in [low, high], or in (low, high] with above=True."""
-    number = isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    try:
+        number = _is_number(value) and math.isfinite(value)
+    except OverflowError:  # an integer that no float holds
+        number = False
     if not number or value < low or value > high or (above and value == low):
         bound = f"above {low}" if above else f"of at least {low}"
         upper = "" if high == math.inf else f" and at most {high}"
@@ -276,10 +289,13 @@ def check_number(
 
 def check_fraction(owner: str, name: str, value: Any) -> float:
     """A number in [0, 1)."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if not number or not 0 <= value < 1:
+    if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{owner}: {name} must be a number in [0, 1), got {value!r}")
     return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def check_groups(owner: str, name: str, channels: int, groups: int) -> None:

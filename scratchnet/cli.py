@@ -171,7 +171,9 @@ def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
     args.dataset, args.train_images = experiment.dataset, None
     dataset = _load(args)
     with clock("evaluating"):
-        loss, accuracy = evaluate(network, dataset.test, **PIXELS[experiment.pixels])
+        loss, accuracy = evaluate(
+            network, dataset.test, loss=experiment.loss(), **PIXELS[experiment.pixels]
+        )
     say(
         f"{args.checkpoint}: {experiment.network} on {len(dataset.test):,} test images of "
         f"{experiment.dataset}: accuracy {accuracy:.2%}, loss {loss:.4f}"

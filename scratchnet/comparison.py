@@ -21,7 +21,8 @@ from scratchnet.experiment import (
     previous_folder,
     run_experiment,
 )
-from scratchnet.history import Epoch, History, write_text
+from scratchnet.files import alone_in, write_text
+from scratchnet.history import Epoch, History
 from scratchnet.layers import Layer
 from scratchnet.machine import gpu_name, machine, versions
 from scratchnet.models.summary import trainable_parameters
@@ -53,13 +54,27 @@ def compare(
     """
     folder = Path(folder)
     check_writable(folder)
-    outcomes = []
-    for experiment in experiments:
-        outcomes.append(train(experiment, data, folder / experiment.network, resume=resume))
-        if outcomes[-1].history.interrupted:
-            break
-    write_report(outcomes, data, folder)
+    with alone_in(folder):
+        if not resume:
+            _move_aside(folder)
+        outcomes = []
+        for experiment in experiments:
+            outcomes.append(train(experiment, data, folder / experiment.network, resume=resume))
+            if outcomes[-1].history.interrupted:
+                break
+        write_report(outcomes, data, folder)
     return outcomes
+
+
+def _move_aside(folder: Path) -> None:
+    """The report of a comparison that was made here before into a new folder."""
+    found = [name for name in (*FIGURES, "results.json", "report.md") if (folder / name).exists()]
+    if found:
+        previous = previous_folder(folder)
+        previous.mkdir()
+        for name in found:
+            (folder / name).replace(previous / name)
+        say(f"the report that was here is kept in {previous}")
 
 
 def train(

@@ -17,7 +17,7 @@ import numpy as np
 
 from scratchnet.backends import BACKENDS
 from scratchnet.checkpoint import CheckpointError
-from scratchnet.checks import check_number
+from scratchnet.checks import check_number, check_whole
 from scratchnet.data import Dataset
 from scratchnet.data.augment import (
     Augmentation,
@@ -27,7 +27,8 @@ from scratchnet.data.augment import (
     RandomFlip,
     RandomShift,
 )
-from scratchnet.history import Epoch, History, write_text
+from scratchnet.files import alone_in, write_text
+from scratchnet.history import Epoch, History
 from scratchnet.layers import Sequential
 from scratchnet.losses import SoftmaxCrossEntropy, SoftmaxTwiceCrossEntropy
 from scratchnet.models import NETWORKS
@@ -104,12 +105,16 @@ class Experiment:
         rng = np.random.default_rng(self.seed)
         return NETWORKS[self.network](self.dataset, rng=rng).to(self.backend)
 
+    def loss(self) -> SoftmaxCrossEntropy:
+        """What training makes small."""
+        loss = SoftmaxTwiceCrossEntropy() if self.softmax == 2 else SoftmaxCrossEntropy()
+        return loss.to(self.backend)
+
     def settings(self, network: Sequential, images: int) -> dict[str, Any]:
         """What `fit` is given for the network, on so many training images."""
         parameters = network.parameters()
         if self.training == "report":
-            loss = SoftmaxTwiceCrossEntropy() if self.softmax == 2 else SoftmaxCrossEntropy()
-            how = {"optimizer": Adam(parameters, lr=self.lr), "loss": loss.to(self.backend)}
+            how = {"optimizer": Adam(parameters, lr=self.lr)}
         else:
             steps = self.epochs * math.ceil(images / self.batch_size)
             how = {
@@ -117,7 +122,7 @@ class Experiment:
                 "schedule": CosineSchedule(self.lr, steps, warmup=steps // 6),
                 "augment": AUGMENTATIONS[self.dataset],
             }
-        return how | PIXELS[self.pixels]
+        return how | {"loss": self.loss()} | PIXELS[self.pixels]
 
 
 def usual_experiment(
@@ -170,10 +175,22 @@ def run_experiment(
 
     resume   go on from what the folder holds of the same experiment; more epochs may be asked for.
              Else a run that is there moves into a folder beside it, `previous-1` and so on
-    raises   what `fit` raises; CheckpointError where the folder holds another experiment
+    raises   what `fit` raises; CheckpointError where the folder holds another experiment;
+             BlockingIOError where another process trains there
     """
     folder = Path(folder)
     check_writable(folder)
+    with alone_in(folder):
+        return _run(experiment, data, folder, resume, on_epoch)
+
+
+def _run(
+    experiment: Experiment,
+    data: Dataset,
+    folder: Path,
+    resume: bool,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> Outcome:
     goes_on = resume and (folder / "last.npz").exists()
     if goes_on:
         _check_same(experiment, read_experiment(folder), folder)
@@ -209,9 +226,9 @@ def _write_experiment(experiment: Experiment, folder: Path) -> None:
 
 
 def _move_aside(folder: Path) -> None:
-    """The files of a run with a checkpoint into a new folder; what is left of one without, away."""
+    """The files of a run into a new folder; what is left of one that wrote nothing, away."""
     found = [folder / name for name in RUN_FILES if (folder / name).exists()]
-    if not any(path.suffix == ".npz" for path in found):
+    if [path.name for path in found] in ([], ["experiment.json"]):  # nothing came of it
         for path in found:
             path.unlink()
         return
@@ -237,9 +254,8 @@ def read_experiment(folder: str | Path) -> Experiment:
         ):  # fmt: skip
             if getattr(experiment, name) not in choices:
                 raise ValueError(f"its {name} is {getattr(experiment, name)!r}")
-        for name in ("epochs", "batch_size", "seed"):
-            if not isinstance(getattr(experiment, name), int):
-                raise ValueError(f"its {name} is {getattr(experiment, name)!r}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            check_whole("experiment", name, getattr(experiment, name), least)
         check_number("experiment", "lr", experiment.lr, 0)
         return experiment
     except FileNotFoundError:

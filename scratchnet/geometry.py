@@ -10,7 +10,9 @@ padding. Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic", r
 "same" follows TensorFlow (the odd pixel goes to the bottom right).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 Padding = str | int
 
@@ -40,10 +42,11 @@ def window_geometry(
     """
     for name, number in (("kernel size", K), ("stride", stride), ("dilation", dilation)):
         if not _is_int(number) or number < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+            raise ValueError(f"{name} must be a whole number (int) of at least 1, got {number!r}")
     if not (padding in ("valid", "same", "ceil") if isinstance(padding, str) else _is_int(padding)):
         raise ValueError(
-            f'padding must be "valid", "same", "ceil" or a whole number of pixels, got {padding!r}'
+            'padding must be "valid", "same", "ceil" or a whole number (int) of pixels, got '
+            f"{padding!r}"
         )
     if not isinstance(padding, str) and padding < 0:
         raise ValueError(f"padding must be at least 0 pixels, got {padding}")
@@ -62,10 +65,10 @@ def involution_geometry(H: int, W: int, K: int, stride: int = 1, dilation: int =
     raises ValueError where K is even: such a window has no centre
     """
     if not _is_int(K) or K < 1 or K % 2 == 0:
-        raise ValueError(f"the kernel size of an involution must be odd, got {K!r}")
+        raise ValueError(f"the kernel size of an involution must be an odd int, got {K!r}")
     for name, number in (("stride", stride), ("dilation", dilation)):
         if not _is_int(number) or number < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+            raise ValueError(f"{name} must be a whole number (int) of at least 1, got {number!r}")
     before = dilation * (K // 2)
     Ho, Wo = -(-H // stride), -(-W // stride)
     return Geometry(
@@ -97,5 +100,13 @@ def _place(axis: str, size: int, extent: int, stride: int, padding: Padding):
     return (size + before + after - extent) // stride + 1, before, after
 
 
+def plain_int(value: Any) -> Any:
+    """A NumPy integer as Python's, anything else as it is: layers take both, operators the latter.
+
+    In NumPy's 8 bits sizes would wrap, and compiled loops know an integer by its type.
+    """
+    return int(value) if isinstance(value, np.integer) else value
+
+
 def _is_int(value: object) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool)

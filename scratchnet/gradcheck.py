@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from scratchnet.checks import check_whole
+from scratchnet.checks import check_number, check_whole
 
 _EPSILON = float(np.finfo(np.float64).eps)
 _STEP = _EPSILON ** (1 / 3)
@@ -224,6 +224,7 @@ def _check(
     elements: int,
     directions: int,
 ) -> Report:
+    check_number("gradcheck", "rtol", rtol, 0, above=True)
     check_whole("gradcheck", "directions", directions)
     check_whole("gradcheck", "elements", elements, 0)
     # A stream of its own: the caller's arrays may come from default_rng(seed), and a cotangent

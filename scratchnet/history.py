@@ -1,9 +1,10 @@
 """What a training reports: one record an epoch, kept as JSON."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from scratchnet.files import write_text
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,3 @@ class History:
         from scratchnet import plots  # matplotlib takes longer to import than all the rest
 
         return plots.plot_histories({"": self}, path)
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file that takes its name only when it is complete. Returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from scratchnet.backends import get_backend
-from scratchnet.checkpoint import check_arrays
+from scratchnet.checkpoint import CheckpointError, check_arrays
 from scratchnet.checks import check_fraction, check_number
 from scratchnet.layers.base import Parameter
 
@@ -83,6 +83,8 @@ class Optimizer:
         memory = self._named_memory()
         expected = {"steps": np.array(self.steps), **memory}
         check_arrays(f"the optimizer {type(self).__name__}", state, expected)
+        if state["steps"] < 0:
+            raise CheckpointError(f"the optimizer's steps must be at least 0, got {state['steps']}")
         self.steps = int(state["steps"])
         for name, array in memory.items():
             get_backend(self.backend).copy_into(array, state[name])

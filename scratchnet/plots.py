@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from PIL import Image
 
 from scratchnet.data import Split
+from scratchnet.files import replacing
 from scratchnet.history import History
 from scratchnet.layers import (
     Conv2D,
@@ -453,8 +454,6 @@ def _draw_image(axis: Axes, image: np.ndarray) -> None:
 
 def _save(figure: Figure, path: str | Path) -> Path:
     """Write a PNG; one that would be large gets a palette of 256 colours."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     written = io.BytesIO()
     figure.savefig(written, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
@@ -462,5 +461,6 @@ def _save(figure: Figure, path: str | Path) -> Path:
         full = Image.open(written).convert("RGB")
         written = io.BytesIO()
         full.quantize(256, dither=Image.Dither.NONE).save(written, format="png", optimize=True)
-    path.write_bytes(written.getvalue())
-    return path
+    with replacing(path) as file:
+        file.write(written.getvalue())
+    return Path(path)

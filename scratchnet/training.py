@@ -86,7 +86,14 @@ def fit(
     _check_data(model, train=train, validation=validation)
     loss = loss or SoftmaxCrossEntropy().to(model.backend)
     pixels = {"scale": scale, "mean": mean, "std": std}
-    settings = {"seed": seed, "batch_size": batch_size, "training_images": len(train)}
+    settings = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "training_images": len(train),
+        "clip_norm": clip_norm,
+        **{name: None if value is None else np.asarray(value).tolist()
+           for name, value in pixels.items()},
+    }  # fmt: skip
     run = _Run(model, optimizer, settings, run_dir)
     if resume:
         run.resume()
@@ -189,9 +196,17 @@ def _normalised(batches: Batches, ops: Any) -> Iterator[tuple[Any, np.ndarray]]:
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """How many images of each true class (row) were given each class (column): (classes,) * 2.
 
-    raises ValueError for a label, or a prediction, outside 0 .. classes - 1
+    labels, predicted   (N,) whole numbers; raises ValueError for one outside 0 .. classes - 1,
+                        TypeError for other kinds, ValueError where they are not as many
     """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
     for name, given in (("labels", labels), ("predicted", predicted)):
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"confusion_matrix: {name} must be whole numbers, got {given.dtype}")
+        if given.shape != (labels.size,):
+            raise ValueError(
+                f"confusion_matrix: {name} must have shape ({labels.size},), got {given.shape}"
+            )
         if np.size(given) and not (0 <= np.min(given) and np.max(given) < classes):
             raise ValueError(
                 f"confusion_matrix: {name} must lie in 0..{classes - 1}, got {np.min(given)} to "
@@ -390,11 +405,15 @@ class _Run:
         if not path.exists():
             return
         arrays, meta = load_checkpoint(path)
+        written = meta.get("settings", {})
         for key, value in self.settings.items():
-            written = meta.get("settings", {}).get(key)
-            if written != value:
-                raise CheckpointError(f"{path} is of a run with {key} {written}, not {value}")
-        generators = self.model.generators()
+            if key in written and written[key] != value:
+                raise CheckpointError(f"{path} is of a run with {key} {written[key]}, not {value}")
+        counters = ("epoch", "step", "images", "loss_sum", "correct", "seconds")
+        lacking = [name for name in ("lr", "generators", "history", *counters) if name not in meta]
+        if lacking:
+            raise CheckpointError(f"{path} is of no training: it lacks {', '.join(lacking)}")
+        history, generators = History.from_dict(meta["history"]), self.model.generators()
         if len(meta["generators"]) != len(generators):
             raise CheckpointError(
                 f"{path} is of a network with {len(meta['generators'])} layers that draw random "
@@ -410,8 +429,8 @@ class _Run:
         self.optimizer.lr = meta["lr"]
         for generator, state in zip(generators, meta["generators"], strict=True):
             generator.bit_generator.state = state
-        self.history = History.from_dict(meta["history"])
-        for name in ("epoch", "step", "images", "loss_sum", "correct", "seconds"):
+        self.history = history
+        for name in counters:
             setattr(self, name, meta[name])
 
 
@@ -489,6 +508,11 @@ def _check_parts(
     if not (loss is None or hasattr(loss, "forward") and hasattr(loss, "backward")):
         raise TypeError(
             f"fit: loss must have forward and backward, as SoftmaxCrossEntropy has, got {loss!r}"
+        )
+    if (getattr(loss, "backend", model.backend) == "cuda") != (model.backend == "cuda"):
+        raise ValueError(
+            f"fit: the model is on {model.backend}, the loss on {loss.backend}: move it by "
+            f"loss.to({model.backend!r})"
         )
     for name, function in functions.items():
         if not (function is None or callable(function)):

@@ -66,6 +66,7 @@ FORWARD = {
         ("x", INTS, TypeError, "x float32 float64 int64"),
         ("x", HALVES, TypeError, "x float32 float64 float16"),
         ("x", [[1.0]], TypeError, "x array list"),
+        ("x", np.ma.masked_invalid, TypeError, "x plain array MaskedArray"),
         ("x", a(0, 5, 4, 4), ValueError, "x empty (0, 5, 4, 4)"),
         ("x", a(2, 5, 4, 3), ValueError, "3 channels 2"),
         ("x", a(2, 2, 4, 4), ValueError, "window spans 3 height 2"),
@@ -80,6 +81,8 @@ FORWARD = {
         ("bias", SINGLES, TypeError, "bias float64 float32"),
         ("stride", 0, ValueError, "stride at least 1 0"),
         ("stride", 1.5, ValueError, "stride whole number 1.5"),
+        ("stride", np.uint8(1), ValueError, "stride whole number (int) np.uint8(1)"),
+        ("bias", [1.0], TypeError, "bias array list"),
         ("stride", (1, 1), ValueError, "stride whole number (1, 1)"),
         ("dilation", 0, ValueError, "dilation at least 1 0"),
         ("dilation", 2, ValueError, "window spans 5 4"),
@@ -87,6 +90,7 @@ FORWARD = {
         ("padding", -1, ValueError, "padding at least 0 -1"),
         ("padding", None, ValueError, "padding None"),
         ("padding", True, ValueError, "padding True"),
+        ("padding", np.int64(1), ValueError, "padding (int) np.int64(1)"),
     ],
     "conv2d_relu": [
         ("x", a(5, 6, 2), ValueError, "x (N, H, W, C) (5, 6, 2)"),
@@ -142,6 +146,7 @@ FORWARD = {
         ("position", a(3, 3, 2), ValueError, "position (3, 3, 4) (3, 3, 2)"),
         ("K", 2, ValueError, "kernel size odd 2"),
         ("groups", 3, ValueError, "4 3 groups"),
+        ("groups", np.int64(2), ValueError, "groups (int) np.int64(2)"),
         ("dilation", 0, ValueError, "dilation at least 1 0"),
     ],
     "batchnorm": [
@@ -298,6 +303,7 @@ UPDATE = {
         ("grad", a(4), ValueError, "grad (3,) (4,)"),
         ("m", a(1), ValueError, "m (3,) (1,)"),
         ("v", SINGLES, TypeError, "v float64 float32"),
+        ("step", 0, ValueError, "step whole number at least 1 0"),
     ],
 }
 

@@ -1,6 +1,7 @@
 """The compare job on a handful of images: what it writes, resumes, refuses and keeps."""
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -246,3 +247,49 @@ def test_resuming_with_fewer_epochs_changes_nothing(tmp_path):
     train(experiment(), tiny(), tmp_path)
     train(replace(experiment(), epochs=1), tiny(), tmp_path, resume=True)
     assert load_trained(tmp_path)[0] == experiment()
+
+
+def test_comparing_again_keeps_the_report_before(tmp_path):
+    first = compare([experiment()], tiny(), tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "previous-1").exists()
+    compare([replace(experiment(), seed=1)], tiny(), tmp_path)
+    assert (tmp_path / "previous-1" / "report.md").read_text() == report
+    assert (tmp_path / "previous-1" / "curves.png").exists()
+    assert (tmp_path / "report.md").read_text() != report
+    assert first[0].history.epochs
+
+
+def test_a_history_without_checkpoints_is_kept(tmp_path):
+    train(experiment(), tiny(), tmp_path)
+    for name in ("best.npz", "last.npz"):
+        (tmp_path / name).unlink()
+    history = (tmp_path / "history.json").read_text()
+    train(replace(experiment(), seed=1), tiny(), tmp_path)
+    assert (tmp_path / "previous-1" / "history.json").read_text() == history
+
+
+def test_what_was_trained_with_two_softmaxes_is_evaluated_so(tmp_path):
+    outcome = run_experiment(replace(experiment(), softmax=2), tiny(), tmp_path)
+    kept, network = load_trained(tmp_path / "last.npz")
+    loss = evaluate(network, tiny().test, loss=kept.loss())[0]
+    assert loss == pytest.approx(outcome.history.epochs[-1].val_loss, rel=1e-6)
+    assert loss > math.log(1 + 9 / math.e)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": "foo"}, "its training is 'foo'"),
+        ({"lr": "x"}, "lr must be a number"),
+        ({"backend": "tpu"}, "its backend is 'tpu'"),
+        ({"softmax": 3}, "its softmax is 3"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+    ],
+)
+def test_a_damaged_experiment_is_told(change, message, tmp_path):
+    train(experiment(), tiny(), tmp_path)
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=message):
+        load_trained(tmp_path)

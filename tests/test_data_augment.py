@@ -178,8 +178,12 @@ def test_compose_applies_its_steps_in_order():
             ValueError,
             "Cutout: size must be a whole number of at least 1, got -1",
         ),
-        (lambda: RandomFlip(1.1), ValueError, "RandomFlip: probability is 1.1, accepted are 0 to"),
-        (lambda: RandomFlip(np.nan), ValueError, "RandomFlip: probability is nan"),
+        (
+            lambda: RandomFlip(1.1),
+            ValueError,
+            "RandomFlip: probability must be a number of at least 0 and at most 1, got 1.1",
+        ),
+        (lambda: RandomFlip(np.nan), ValueError, "RandomFlip: probability must be a number"),
         (
             lambda: RandomAffine(181, 1, 0),
             ValueError,
@@ -203,3 +207,21 @@ def test_compose_applies_its_steps_in_order():
 def test_bad_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_number_of_numpy_does_not_wrap():
+    images = random_images((2, 6, 6, 1), 0)
+    for number in (200, np.uint8(200)):
+        shifted = RandomShift(number)(images, np.random.default_rng(3))
+        np.testing.assert_array_equal(shifted, RandomShift(200)(images, np.random.default_rng(3)))
+
+
+def test_negative_whole_numbers_are_rounded_too():
+    images = np.arange(-60, 60, dtype=np.int8).reshape(1, 10, 12, 1)
+    still = RandomAffine(0, 1, 0)(images, np.random.default_rng(0))
+    np.testing.assert_array_equal(still, images)
+
+
+def test_one_image_is_no_batch():
+    with pytest.raises(ValueError, match=r"must be \(N, H, W, C\), got \(6, 6, 1\)"):
+        RandomFlip()(random_images((6, 6, 1), 0), np.random.default_rng(0))

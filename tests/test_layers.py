@@ -545,10 +545,10 @@ IMAGE = normal(2, 6, 6, 4)
         (lambda: Conv2D(3, 4, 2.5), "kernel_size must be a whole number"),
         (lambda: Conv2D(3, 4, 3, padding="some"), 'padding must be "valid", "same"'),
         (lambda: Conv2D(3, 4, 3, padding=-1), "padding must be at least 0"),
-        (lambda: Involution2D(4, 4), "the kernel size of an involution must be odd, got 4"),
+        (lambda: Involution2D(4, 4), "the kernel size of an involution must be an odd int, got 4"),
         (lambda: Involution2D(4, 3, groups=3), "channels 4 is not divisible by 3 groups"),
         (lambda: Involution2D(4, reduction=0), "reduction must be a whole number"),
-        (lambda: WindowAttention2D(4, 2), "must be odd, got 2"),
+        (lambda: WindowAttention2D(4, 2), "must be an odd int, got 2"),
         (lambda: WindowAttention2D(4, 3, groups=3), "not divisible by 3 groups"),
         (lambda: BatchNorm(4, momentum=1.5), "momentum must be a number of at least 0 and at most"),
         (lambda: BatchNorm(4, eps=0), "eps must be a number above 0, got 0"),
@@ -646,3 +646,49 @@ def test_what_is_no_layer_is_refused():
     for make in (lambda: Residual(3), lambda: Residual(ReLU(), 3), lambda: Sequential(ReLU)):
         with pytest.raises(TypeError, match="takes layers, got"):
             make()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Conv2D(n(4), n(2), n(3), n(1), n(1), n(1), n(2), rng=seeded(1)),
+        lambda n: Involution2D(n(4), n(3), n(2), n(2), n(2), n(1), rng=seeded(1)),
+        lambda n: WindowAttention2D(n(4), n(3), n(2), n(1), rng=seeded(1)),
+        lambda n: MaxPool2D(n(3), n(2), n(1)),
+        lambda n: AvgPool2D(n(3), n(2), n(1)),
+    ],
+)
+def test_settings_may_be_integers_of_numpy(make, kind):
+    found = []
+    for number in (int, kind):
+        model = Sequential(make(number), ReLU(), MaxPool2D(2))
+        y = model.forward(normal(2, 130, 7, 4), training=True)
+        found.append((y, model.backward(np.ones_like(y))))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_a_state_of_other_kinds_changes_nothing():
+    layer = Dense(2, 2, rng=seeded(1))
+    before = layer.state()
+    with pytest.raises(CheckpointError, match="bias holds <U1, which does not fit into float32"):
+        layer.load_state({"weight": np.zeros((2, 2)), "bias": np.array(["x", "y"])})
+    with pytest.raises(CheckpointError, match="weight holds complex128"):
+        layer.load_state(before | {"weight": np.zeros((2, 2), complex)})
+    np.testing.assert_array_equal(layer.weight.value, before["weight"])
+    layer.load_state({"weight": [[1, 2], [3, 4]], "bias": [5, 6]})
+    np.testing.assert_array_equal(layer.weight.value, [[1, 2], [3, 4]])
+
+
+def test_weights_are_floats():
+    for dtype in (int, np.float16):
+        with pytest.raises(TypeError, match="dtype must be float32 or float64"):
+            Dense(2, 2).astype(dtype)
+
+
+def test_dropout_takes_the_gradient_of_what_it_put_out():
+    layer = Dropout(0.5, rng=seeded(1))
+    layer.forward(normal(2, 3), training=True)
+    with pytest.raises(ValueError, match=r"dy must have shape \(2, 3\) like x, got \(5, 7\)"):
+        layer.backward(normal(5, 7))

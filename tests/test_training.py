@@ -519,6 +519,10 @@ def test_confusion_counts_and_refuses_other_classes():
         confusion_matrix(np.array([0, 2]), np.array([0, 1]), 2)
     with pytest.raises(ValueError, match=r"predicted must lie in 0\.\.1, got -1 to 1"):
         confusion_matrix(np.array([0, 1]), np.array([-1, 1]), 2)
+    with pytest.raises(TypeError, match="labels must be whole numbers, got bool"):
+        confusion_matrix(np.array([True, False]), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match=r"predicted must have shape \(3,\), got \(1,\)"):
+        confusion_matrix(np.array([0, 1, 1]), np.array([0]), 2)
 
 
 def test_data_that_is_no_data_set():
@@ -550,6 +554,9 @@ def test_a_read_only_run_dir(tmp_path, monkeypatch):
     [
         ({"seed": 6}, Adam, "of a run with seed 5, not 6"),
         ({"batch_size": 20}, Adam, "of a run with batch_size 16, not 20"),
+        ({"scale": 1.0}, Adam, "of a run with scale 0.00392156862745098, not 1.0"),
+        ({"mean": np.ones(2)}, Adam, r"of a run with mean None, not \[1.0, 1.0\]"),
+        ({"clip_norm": 1.0}, Adam, "of a run with clip_norm None, not 1.0"),
         ({}, AdamW, "of a run with optimizer Adam, not AdamW"),
     ],
 )

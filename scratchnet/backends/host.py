@@ -29,6 +29,8 @@ def zeros_like(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def copy_into(array: np.ndarray, source: np.ndarray) -> None:
     """Overwrite the array with a NumPy array of its shape."""
+    if np.shape(source) != array.shape:
+        raise ValueError(f"cannot copy shape {np.shape(source)} into {array.shape}")
     array[...] = source
 
 

@@ -27,7 +27,7 @@ class RandomShift:
     pixels: int
 
     def __post_init__(self) -> None:
-        check_whole("RandomShift", "pixels", self.pixels)
+        object.__setattr__(self, "pixels", check_whole("RandomShift", "pixels", self.pixels))
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return _random_window(images, rng, self.pixels, mode="constant")
@@ -44,7 +44,7 @@ class RandomCrop:
     padding: int
 
     def __post_init__(self) -> None:
-        check_whole("RandomCrop", "padding", self.padding)
+        object.__setattr__(self, "padding", check_whole("RandomCrop", "padding", self.padding))
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.padding >= min(images.shape[1:3]):
@@ -96,10 +96,11 @@ class RandomFlip:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"RandomFlip: probability is {self.probability}, accepted are 0 to 1")
+        check_number("RandomFlip", "probability", self.probability, 0, 1)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if images.ndim != 4:
+            raise ValueError(f"RandomFlip: images must be (N, H, W, C), got {images.shape}")
         flipped = images.copy()
         chosen = rng.random(len(images)) < self.probability
         flipped[chosen] = images[chosen, :, ::-1]
@@ -116,7 +117,7 @@ class Cutout:
     size: int
 
     def __post_init__(self) -> None:
-        check_whole("Cutout", "size", self.size)
+        object.__setattr__(self, "size", check_whole("Cutout", "size", self.size))
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         N, H, W, C = images.shape
@@ -179,4 +180,4 @@ def _interpolated(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> 
             places = np.where(inside, r, 0).astype(int), np.where(inside, s, 0).astype(int)
             share = np.where(inside, of_row * of_column, 0.0)
             values += share[..., None] * images[n, *places]
-    return values.astype(images.dtype)
+    return (np.floor(values) if whole else values).astype(images.dtype)

@@ -6,8 +6,6 @@ number added to the distance, and the edge stays smooth at every scale. Training
 share neither a font nor a random stream.
 """
 
-import os
-import tempfile
 import warnings
 import zipfile
 import zlib
@@ -19,6 +17,7 @@ from tqdm import tqdm
 from scratchnet.checks import check_whole
 from scratchnet.data.dataset import Dataset, Split
 from scratchnet.data.errors import DataError
+from scratchnet.files import replacing
 
 VERSION = 1  # of the pixels: raise it with any change to them, so that no cache survives it
 TRAIN, TEST = 12_000, 2_000
@@ -237,25 +236,20 @@ def _read_cache(path: Path, train: int, test: int) -> Dataset | None:
                 for name in ("train", "test")
             ]
             cached = Dataset(*splits, classes=CLASSES, name="glyphs")
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (
+        OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    ):  # fmt: skip
         return None
     expected = [(count, SIDE, SIDE, 1) for count in (train, test)]
     return cached if [split.images.shape for split in splits] == expected else None
 
 
 def _write_cache(path: Path, dataset: Dataset) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            np.savez(
-                stream,
-                train_images=dataset.train.images,
-                train_labels=dataset.train.labels,
-                test_images=dataset.test.images,
-                test_labels=dataset.test.labels,
-            )
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    with replacing(path) as stream:
+        np.savez(
+            stream,
+            train_images=dataset.train.images,
+            train_labels=dataset.train.labels,
+            test_images=dataset.test.images,
+            test_labels=dataset.test.labels,
+        )

@@ -20,12 +20,19 @@ def data_root(root: str | Path | None = None) -> Path:
     if root is not None:
         if not isinstance(root, str | os.PathLike):
             raise TypeError(f"root must be a folder's path, got {root!r}")
-        return Path(root).expanduser()
+        return _expanded(root, "root")
     if os.environ.get("SCRATCHNET_DATA"):
-        return Path(os.environ["SCRATCHNET_DATA"]).expanduser()
+        return _expanded(os.environ["SCRATCHNET_DATA"], "SCRATCHNET_DATA")
     import pooch  # slow to import, and seldom needed
 
     return Path(pooch.os_cache("scratchnet"))
+
+
+def _expanded(path: str | Path, name: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~somebody
+        raise DataError(f"{name} is {str(path)!r}, and nobody's home is found for it") from None
 
 
 def is_present(

@@ -40,11 +40,17 @@ class Dropout(Layer):
     def forward(self, x: np.ndarray, training: bool = False) -> np.ndarray:
         if not training:
             return x
-        self.seed = self.ops.changing(lambda: int(self.generator.integers(2**63)))
+        self.seed, self.shape = self.ops.changing(self._draw), x.shape
         return self.ops.dropout_forward(x, self.rate, self.seed)
 
     def backward(self, dy: np.ndarray, need_dx: bool = True) -> np.ndarray:
-        return self.ops.dropout_backward(dy, self.rate, self.remembered("seed"))
+        seed = self.remembered("seed")
+        if dy.shape != self.shape:
+            raise ValueError(f"Dropout: dy must have shape {self.shape} like x, got {dy.shape}")
+        return self.ops.dropout_backward(dy, self.rate, seed)
+
+    def _draw(self) -> int:
+        return int(self.generator.integers(2**63))
 
     def generators(self) -> list[np.random.Generator]:
         return [self.generator]

@@ -7,7 +7,7 @@ kernel does in `backends/reference/involution.py`.
 import numpy as np
 
 from scratchnet.checks import check_groups, check_image, check_whole
-from scratchnet.geometry import involution_geometry
+from scratchnet.geometry import involution_geometry, plain_int
 from scratchnet.initializers import generator
 from scratchnet.layers.base import Layer, Parameter
 from scratchnet.layers.conv import Conv2D
@@ -36,12 +36,12 @@ class WindowAttention2D(Layer):
     ):
         super().__init__()
         rng = generator(rng)
-        self.channels = check_whole("WindowAttention2D", "channels", channels)
-        self.groups = check_whole("WindowAttention2D", "groups", groups)
-        self.dilation = check_whole("WindowAttention2D", "dilation", dilation)
+        self.channels = channels = check_whole("WindowAttention2D", "channels", channels)
+        self.groups = groups = check_whole("WindowAttention2D", "groups", groups)
+        self.dilation = dilation = check_whole("WindowAttention2D", "dilation", dilation)
         check_groups("WindowAttention2D", "channels", channels, groups)
+        self.kernel_size = kernel_size = plain_int(kernel_size)
         involution_geometry(1, 1, kernel_size, 1, dilation)
-        self.kernel_size = kernel_size
         self.query = Conv2D(channels, channels, 1, rng=rng)
         self.key = Conv2D(channels, channels, 1, rng=rng)
         self.value = Conv2D(channels, channels, 1, rng=rng)

@@ -123,7 +123,12 @@ class Layer:
             part._use(backend)
 
     def astype(self, dtype: np.typing.DTypeLike) -> "Layer":
-        """Convert every parameter: float32 to train, float64 to check. Returns the layer."""
+        """Convert every parameter: float32 to train, float64 to check. Returns the layer.
+
+        raises TypeError for another dtype
+        """
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"astype: dtype must be float32 or float64, got {np.dtype(dtype)}")
         for parameter in self.parameters():
             parameter.value = parameter.value.astype(dtype)
             parameter.grad = None
@@ -171,10 +176,14 @@ class Layer:
             yield from part.and_parts()
 
     def remembered(self, name: str):
-        """What the last training forward stored; a clear error where there was none."""
-        try:
-            return getattr(self, name)
-        except AttributeError:
+        """What the last training forward stored; a clear error where there was none, or where it
+        lies on a GPU and the layer has moved away from there.
+        """
+        value = getattr(self, name, None)
+        on_gpu = hasattr(value, "__cuda_array_interface__")
+        if value is None or (on_gpu and self.ops.__name__.rpartition(".")[2] in backends.BACKENDS):
             raise RuntimeError(
                 f"{type(self).__name__}.backward needs a forward(x, training=True) before it"
-            ) from None
+                f"{' on the same backend' if on_gpu else ''}"
+            )
+        return value

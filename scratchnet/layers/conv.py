@@ -3,7 +3,7 @@
 import numpy as np
 
 from scratchnet.checks import check_groups, check_image, check_whole
-from scratchnet.geometry import Padding, window_geometry
+from scratchnet.geometry import Padding, plain_int, window_geometry
 from scratchnet.initializers import Initializer, generator, glorot_uniform
 from scratchnet.layers.base import Layer, Parameter
 from scratchnet.layers.shapes import image_shape
@@ -33,17 +33,17 @@ class Conv2D(Layer):
         rng: np.random.Generator | None = None,
     ):
         super().__init__()
-        self.in_channels = check_whole("Conv2D", "in_channels", in_channels)
-        self.out_channels = check_whole("Conv2D", "out_channels", out_channels)
-        self.kernel_size = check_whole("Conv2D", "kernel_size", kernel_size)
-        self.stride = check_whole("Conv2D", "stride", stride)
-        self.dilation = check_whole("Conv2D", "dilation", dilation)
-        self.groups = check_whole("Conv2D", "groups", groups)
+        self.in_channels = in_channels = check_whole("Conv2D", "in_channels", in_channels)
+        self.out_channels = out_channels = check_whole("Conv2D", "out_channels", out_channels)
+        self.kernel_size = kernel_size = check_whole("Conv2D", "kernel_size", kernel_size)
+        self.stride = stride = check_whole("Conv2D", "stride", stride)
+        self.dilation = dilation = check_whole("Conv2D", "dilation", dilation)
+        self.groups = groups = check_whole("Conv2D", "groups", groups)
         check_groups("Conv2D", "in_channels", in_channels, groups)
         check_groups("Conv2D", "out_channels", out_channels, groups)
+        self.padding = padding = plain_int(padding)
         extent = dilation * (kernel_size - 1) + 1
         window_geometry(extent, extent, kernel_size, stride, padding, dilation)
-        self.padding = padding
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
         self.weight = Parameter("weight", initializer(shape, generator(rng)))
         self.bias = Parameter("bias", np.zeros(out_channels, np.float32)) if bias else None

@@ -5,7 +5,7 @@
 import numpy as np
 
 from scratchnet.checks import check_groups, check_image, check_whole
-from scratchnet.geometry import involution_geometry
+from scratchnet.geometry import involution_geometry, plain_int
 from scratchnet.initializers import generator
 from scratchnet.layers.activations import ReLU
 from scratchnet.layers.base import Layer
@@ -41,14 +41,14 @@ class Involution2D(Layer):
     ):
         super().__init__()
         rng = generator(rng)
-        self.channels = check_whole("Involution2D", "channels", channels)
-        self.groups = check_whole("Involution2D", "groups", groups)
-        self.reduction = check_whole("Involution2D", "reduction", reduction)
-        self.stride = check_whole("Involution2D", "stride", stride)
-        self.dilation = check_whole("Involution2D", "dilation", dilation)
+        self.channels = channels = check_whole("Involution2D", "channels", channels)
+        self.groups = groups = check_whole("Involution2D", "groups", groups)
+        self.reduction = reduction = check_whole("Involution2D", "reduction", reduction)
+        self.stride = stride = check_whole("Involution2D", "stride", stride)
+        self.dilation = dilation = check_whole("Involution2D", "dilation", dilation)
         check_groups("Involution2D", "channels", channels, groups)
+        self.kernel_size = kernel_size = plain_int(kernel_size)
         involution_geometry(1, 1, kernel_size, stride, dilation)
-        self.kernel_size = kernel_size
         hidden = max(1, channels // reduction)
         self.reduce = Conv2D(channels, hidden, 1, bias=reduce_bias, rng=rng)
         self.norm = BatchNorm(hidden, momentum, eps)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scratchnet.checks import check_pool2d, check_whole
-from scratchnet.geometry import Padding, window_geometry
+from scratchnet.geometry import Padding, plain_int, window_geometry
 from scratchnet.layers.base import Layer
 from scratchnet.layers.shapes import image_shape
 
@@ -14,10 +14,10 @@ class _Pool2D(Layer):
     def __init__(self, size: int, stride: int | None = None, padding: Padding = "valid"):
         super().__init__()
         owner = type(self).__name__
-        self.size = check_whole(owner, "size", size)
+        self.size = size = check_whole(owner, "size", size)
         self.stride = check_whole(owner, "stride", size if stride is None else stride)
-        check_pool2d(owner, "x", (1, size, size, 1), size, self.stride, padding)
-        self.padding = padding
+        self.padding = plain_int(padding)
+        check_pool2d(owner, "x", (1, size, size, 1), size, self.stride, self.padding)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         H, W, C = image_shape(type(self).__name__, input_shape)

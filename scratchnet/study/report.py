@@ -13,7 +13,7 @@ import numpy as np
 
 from scratchnet.comparison import confused_pairs
 from scratchnet.data import Dataset
-from scratchnet.history import write_text
+from scratchnet.files import write_text
 from scratchnet.models import OPERATORS
 from scratchnet.progress import clock
 from scratchnet.study.results import ROW_TITLES, THEIRS, Study, number, table

@@ -24,7 +24,7 @@ from scratchnet.experiment import (
     check_writable,
     usual_experiment,
 )
-from scratchnet.history import write_text
+from scratchnet.files import alone_in, write_text
 from scratchnet.layers import (
     Conv2D,
     Dense,
@@ -45,6 +45,9 @@ DATASETS = ("mnist", "fashion-mnist", "cifar10")
 MATCHED = ("small-convolution", "wide-involution")
 COMPACT = "compact-involution"
 QUICK_SHARE, QUICK_EPOCHS = 10, 2
+# What outcome.json, and each backend in profiles.json, has to have.
+OUTCOME = ("experiment", "machine", "history", "accuracy", "parameters", "confusion", "classes")
+PROFILE = ("machine", "limits", "networks", "single")
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,18 @@ def run_study(
     if not chosen:
         names = ", ".join(dict.fromkeys(row.name for row in rows))
         raise ValueError(f"--only must be one of {names}, got {only!r}")
+    with alone_in(folder):
+        return _run_rows(rows, chosen, folder, load, only, settings)
+
+
+def _run_rows(
+    rows: Sequence[Row],
+    chosen: Sequence[Row],
+    folder: Path,
+    load: Callable[[str], Dataset],
+    only: str | None,
+    settings: dict | None,
+) -> dict:
     datasets: dict[str, Dataset] = {}
     runs = [(row, run) for row in chosen for run in row.runs()]
     interrupted = False
@@ -140,7 +155,7 @@ def run_study(
         if not _train(row, run, datasets[run.dataset], folder):
             interrupted = True
             break
-    profiles = _kept(folder / "profiles.json")
+    profiles = _kept(folder / "profiles.json", PROFILE, of_each=True)
     if not interrupted and only is None and profiles is None:
         profiles = time_layers(list(dict.fromkeys(row.experiment.backend for row in rows)))
         write_text(folder / "profiles.json", json.dumps(profiles, indent=1) + "\n")
@@ -159,7 +174,7 @@ def run_study(
 def _train(row: Row, run: Experiment, data: Dataset, study: Path) -> bool:
     """Train, or take what is there; False where Ctrl-C ended it."""
     folder = row.folder(study, run)
-    kept = _kept(folder / "outcome.json")
+    kept = _kept(folder / "outcome.json", OUTCOME)
     images = {"train_images": len(data.train), "test_images": len(data.test)}
     if kept and kept.items() >= ({"experiment": asdict(run)} | images).items():
         say(f"  trained before, taken from {folder}")
@@ -183,7 +198,9 @@ def _outcomes(rows: Sequence[Row], study: Path) -> dict[str, dict[str, list[dict
     """By row and backend, the outcomes that are there, by seed."""
     found: dict[str, dict[str, list[dict]]] = {}
     for row in rows:
-        kept = [(run, _kept(row.folder(study, run) / "outcome.json")) for run in row.runs()]
+        kept = [
+            (run, _kept(row.folder(study, run) / "outcome.json", OUTCOME)) for run in row.runs()
+        ]
         # Those of another study in this folder, of fewer epochs say, are no outcomes of this one.
         outcomes = [
             outcome for run, outcome in kept if outcome and outcome["experiment"] == asdict(run)
@@ -193,12 +210,24 @@ def _outcomes(rows: Sequence[Row], study: Path) -> dict[str, dict[str, list[dict
     return found
 
 
-def _kept(path: Path) -> dict | None:
-    """A file's content, None where there is no file. raises CheckpointError where it is damaged."""
+def _kept(path: Path, keys: Sequence[str], *, of_each: bool = False) -> dict | None:
+    """A file's content, None where there is no file.
+
+    keys       it must have; or, of_each, all that it holds must have them
+    raises     CheckpointError where it is damaged
+    """
+    if not path.exists():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): remove it to make it anew") from None
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for part in kept.values() if of_each else [kept]:
+            for key in keys:
+                part[key]
+        return kept
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({type(error).__name__}: {error}): remove it to make it anew"
+        ) from None
 
 
 SHAPES = ((16, 32), (64, 32), (128, 16), (256, 8))  # channels, and the side of the image

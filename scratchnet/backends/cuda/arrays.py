@@ -172,6 +172,10 @@ class Array:
             memory = memory[self.start : self.start + self.size]
         return Array(self.shape, self.dtype, memory, owner, self.start)
 
+    def __reduce__(self) -> tuple:
+        """Pickled as a copy on the host, and unpickled to the GPU."""
+        return to_device, (to_host(self),)
+
     def __array__(
         self, dtype: np.typing.DTypeLike | None = None, copy: bool | None = None
     ) -> np.ndarray:
