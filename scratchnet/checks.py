@@ -18,7 +18,8 @@ from scratchnet.geometry import (
     window_geometry,
 )
 
-_NOT_PLAIN = (np.ma.MaskedArray, np.matrix)  # whose operators are not those of arrays
+LARGEST_POOL = 255  # so that two bytes number the taps of a pooling's window, and one that is none
+NOT_PLAIN = (np.ma.MaskedArray, np.matrix)  # whose operators are not those of arrays
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -26,7 +27,7 @@ def check_float_array(op: str, name: str, array: Any, axes: str | None = None) -
     """The array is float32 or float64 and has the named axes, such as "N, H, W, C"."""
     if not (hasattr(array, "ndim") and hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(f"{op}: {name} must be an array, got {type(array).__name__}")
-    if isinstance(array, _NOT_PLAIN):
+    if isinstance(array, NOT_PLAIN):
         raise TypeError(f"{op}: {name} must be a plain array, got {type(array).__name__}")
     if array.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {array.dtype}")
@@ -45,7 +46,7 @@ def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) ->
     """The array has exactly this shape and dtype."""
     found = getattr(array, "dtype", None)  # NumPy says that None equals float64
     alike = found is not None and found == dtype and array.shape == shape and dtype in _FLOATS
-    if alike and not isinstance(array, _NOT_PLAIN):
+    if alike and not isinstance(array, NOT_PLAIN):
         return  # told at once, as this is asked a hundred times in a training step
     check_shape(op, name, array, shape)
     if array.dtype != dtype:
@@ -196,6 +197,8 @@ def check_pool2d(
 ) -> Geometry:
     """The windows fit the input and each holds at least one pixel; returns where they sit."""
     check_image_shape(op, name, x_shape)
+    if isinstance(size, int) and size > LARGEST_POOL:
+        raise ValueError(f"{op}: size must be at most {LARGEST_POOL}, got {size}")
     geometry = _located(op, window_geometry, x_shape[1], x_shape[2], size, stride, padding)
     if not isinstance(padding, str) and padding >= size:
         raise ValueError(

@@ -1012,6 +1012,12 @@ CASES: dict[str, Case] = {
                 4.0,
                 {"logits": floats([1, -1])},
             ),
+            Hand(  # a class that is ruled out costs nothing: 0 log 0 counts as 0
+                {"logits": floats([0, -np.inf]), "labels": np.array([0])},
+                {"loss": 0.0, "probabilities": floats([1, 0])},
+                1.0,
+                {"logits": floats([0, 0])},
+            ),
             Hand(  # two samples share the mean; smoothing 1/2 of 2 classes aims at 1/4, 3/4
                 {
                     "logits": floats([0, np.log(3)], [0, 0]),

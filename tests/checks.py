@@ -291,6 +291,31 @@ def check_pure(ops: Any, operator: str, arguments: Arguments, seed: int, times: 
     _assert_same_bits(views, expected, f"{operator}: a later call wrote over an earlier result")
 
 
+def check_strided(ops: Any, operator: str, arguments: Arguments, seed: int) -> None:
+    """Arrays with gaps between their elements are read as if they had none."""
+    outputs = run_forward(ops, operator, arguments)
+    cotangent = cotangent_like(outputs[CASES[operator].outputs[0]], seed)
+    gradients = run_backward(ops, operator, arguments, outputs, cotangent)
+    apart = _apart(arguments)
+    _assert_same_bits(run_forward(ops, operator, apart), outputs, f"{operator}_forward of views")
+    again = run_backward(ops, operator, apart, _apart(outputs), *_apart({"": cotangent}).values())
+    _assert_same_bits(again, gradients, f"{operator}_backward of views")
+
+
+def _apart(arrays: Arguments) -> Arguments:
+    """The arrays as views of every other element of larger ones, with NaN between them."""
+
+    def view(value: Any) -> Any:
+        if not _is_array(value) or not value.ndim:
+            return value
+        nothing = np.nan if value.dtype.kind == "f" else 1
+        wide = np.full((*value.shape[:-1], 2 * value.shape[-1]), nothing, value.dtype)
+        wide[..., ::2] = value
+        return wide[..., ::2]
+
+    return {name: view(value) for name, value in arrays.items()}
+
+
 def check_need_dx(ops: Any, operator: str, arguments: Arguments, seed: int) -> None:
     """need_dx=False gives None for dx, and the other gradients as before."""
     function = getattr(ops, f"{operator}_backward")

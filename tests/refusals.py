@@ -172,6 +172,7 @@ FORWARD = {
         ("x", a(2, 5, 4, 0), ValueError, "x empty (2, 5, 4, 0)"),
         ("size", 0, ValueError, "size at least 1 0"),
         ("size", 6, ValueError, "window spans 6 height 5"),
+        ("size", 256, ValueError, "size at most 255 256"),
         ("stride", 0, ValueError, "stride at least 1 0"),
         ("padding", 2, ValueError, "padding smaller window of 2 2"),
         ("padding", "none", ValueError, "padding none"),

@@ -2,6 +2,10 @@
 
 import importlib
 import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import checks
 import numba
@@ -201,6 +205,21 @@ def test_same_bits_however_often(operator, backend, dtype):
     case = CASES[operator]
     arguments = checks.cast(case.draw(case.large), dtype)
     checks.check_pure(get_backend(backend), operator, arguments, case.large["seed"], times=8)
+
+
+@every_operator
+def test_arrays_may_have_gaps(operator):
+    for sizes in (*CASES[operator].nasties, CASES[operator].large):
+        arguments = checks.cast(CASES[operator].draw(sizes), np.float32)
+        checks.check_strided(cpu, operator, arguments, sizes["seed"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no mprotect")
+def test_nothing_is_touched_behind_the_arrays():
+    """Every operator, in a process that dies where one of them reads or writes too far."""
+    program = Path(__file__).with_name("guarded.py")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True)
+    assert done.stdout.endswith("done\n"), done.stdout + done.stderr
 
 
 @every_operator

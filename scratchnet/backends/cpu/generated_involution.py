@@ -63,7 +63,7 @@ def generated_involution_forward(
     )  # fmt: skip
     if mean is None:
         check_number("generated_involution", "eps", eps, 0, above=True)
-    x = np.ascontiguousarray(x)
+    x, span_bias = np.ascontiguousarray(x), np.ascontiguousarray(span_bias)
     parts = _matrices(reduce_weight, reduce_bias, span_weight)
     if _is_narrow(x, span_weight, K, stride):
         if mean is None:

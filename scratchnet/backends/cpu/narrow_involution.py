@@ -97,7 +97,8 @@ def _deviations(x, lo, hi, reduce_weight, bias):
     first = second = splat(x.dtype.type(0), LANES)
     for pixel in range(lo, hi, LANES):
         x_e = load_pixels(x, pixel * len(reduce_weight), hi - pixel, weights)
-        deviation = first_lanes(dot(x_e, weights, splat(bias, LANES)), hi - pixel)
+        # The bias is cut off, not the sum: for that LLVM 22 reads whole vectors behind x's end.
+        deviation = dot(x_e, weights, first_lanes(splat(bias, LANES), hi - pixel))
         first = fma(deviation, splat(x.dtype.type(1), LANES), first)
         second = fma(deviation, deviation, second)
     return lane_sum(first), lane_sum(second)

@@ -52,7 +52,8 @@ def _forward(logits, labels, label_smoothing, probabilities):
         log_p = zero
         for k in range(classes):
             p[k] /= total
-            log_p += smooth * (logits[n, k] - largest - log_total)
+            if smooth > 0:
+                log_p += smooth * (logits[n, k] - largest - log_total)
         log_p += sharp * (logits[n, labels[n]] - largest - log_total)
         loss -= log_p
     return loss / logits.dtype.type(N)

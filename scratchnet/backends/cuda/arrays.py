@@ -28,6 +28,7 @@ import numpy as np
 
 from scratchnet.backends import BackendError
 from scratchnet.backends.cuda.device import LARGEST, SIMULATED, cuda, enter_context
+from scratchnet.checks import NOT_PLAIN
 
 ALIGNMENT = 16  # bytes: what load4 reads at once
 OUT_OF_MEMORY = 2  # the driver's number for it
@@ -298,8 +299,13 @@ def _borrowed(array: Any) -> Array:
 
 def on_device(*arguments: Any) -> Any:
     """Each argument as an `Array`, where it is an array of any kind; anything else as it is."""
-    found = [to_device(a) if isinstance(a, np.ndarray) else borrowed(a) for a in arguments]
+    found = [to_device(a) if _is_plain(a) else borrowed(a) for a in arguments]
     return found if len(found) > 1 else found[0]
+
+
+def _is_plain(argument: Any) -> bool:
+    """Whether it is an array of NumPy; one with a mask is left to the checks, which refuse it."""
+    return isinstance(argument, np.ndarray) and not isinstance(argument, NOT_PLAIN)
 
 
 def borrowed(argument: Any) -> Any:

@@ -80,7 +80,8 @@ def _forward_kernel(dtype: Any) -> Any:
                 log_p = logits[at(n * classes + k)] - largest - log_total
                 probabilities[at(n * classes + k)] = math.exp(log_p)
                 target = share + (one - smoothing if k == labels[at(n)] else zero)
-                row -= target * log_p
+                if target > zero:
+                    row -= target * log_p
             if labels[at(n)] < 0 or labels[at(n)] >= classes:
                 row = nothing
             mine += row

@@ -29,7 +29,9 @@ def softmax_cross_entropy_forward(
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     log_p = shifted - log_sum
     target = _target(logits.shape, labels, label_smoothing, logits.dtype)
-    return float(-(target * log_p).sum(axis=1).mean()), np.exp(log_p)
+    terms = np.zeros_like(log_p)  # 0 log 0 counts as 0: a logit of -inf rules its class out
+    np.multiply(target, log_p, out=terms, where=target > 0)
+    return float(-terms.sum(axis=1).mean()), np.exp(log_p)
 
 
 def softmax_cross_entropy_backward(
