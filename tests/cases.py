@@ -1115,11 +1115,19 @@ UPDATE_CASES: dict[str, UpdateCase] = {
 }
 
 # Sizes by which a fast backend shares its work out otherwise than by smaller ones: several images
-# for each task and whole vectors of channels, several blocks of groups, several images for each
-# thread of a narrow involution. In float32, whose kernels differ, and beside the reference alone.
+# for each task and whole vectors of channels, some groups of many, several blocks of groups, many
+# weights and few pixels, long sums of few rows, several images for each thread of a narrow
+# involution. In float32, whose kernels differ, and beside the reference alone.
 SHARED_OUT = [
     ("conv2d", _conv2d(40, 12, 13, 3, G=1, per_group=16, out_per_group=48, padding="same")),
     ("conv2d", _conv2d(40, 9, 8, 3, G=19, per_group=1, out_per_group=1, padding="same", stride=2)),
+    ("conv2d", _conv2d(2, 7, 6, 3, G=9, per_group=2, out_per_group=4, padding="same", stride=2)),
+    ("conv2d", _conv2d(2, 7, 6, 3, G=3, per_group=5, out_per_group=37, padding="same")),
+    ("conv2d", _conv2d(1, 3, 3, 1, G=1, per_group=256, out_per_group=260)),
+    ("conv2d", _conv2d(2, 5, 4, 1, G=1, per_group=257, out_per_group=256, stride=2, bias=False)),
+    ("conv2d_relu", _conv2d_relu(1, 8, 9, 1, 256, 290)),
+    ("dense", _dense((12,), 4100, 5)),
+    ("dense", _dense((8,), 131, 70)),
     ("generated_involution", _generated_involution(18, 5, 4, 3, 1, 1, hidden=1)),
     ("generated_involution", _generated_involution(1, 24, 25, 5, 6, 2, hidden=2)),
 ]

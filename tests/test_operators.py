@@ -188,6 +188,23 @@ def test_work_that_is_shared_out(operator, sizes):
     )
 
 
+@every_backend
+def test_what_is_not_finite_stays_in_its_group(backend):
+    ops, rng = get_backend(backend), np.random.default_rng(0)
+    x, dy = rng.standard_normal((1, 5, 4, 4)), rng.standard_normal((1, 5, 4, 6))
+    weight = rng.standard_normal((3, 3, 2, 6))
+    found = []
+    for value in (1.0, np.inf):
+        x[0, 2, 1, 0] = dy[0, 2, 1, 0] = value
+        with np.errstate(invalid="ignore"):
+            y = ops.conv2d_forward(x, weight, None, 1, "same")
+            dx, dweight, dbias = ops.conv2d_backward(dy, x, weight, 1, "same")
+        assert np.isfinite(y).all() == np.isfinite(dx).all() == (value == 1)
+        found.append((y[..., 3:], dx[..., 2:], dweight[..., 3:], dbias[3:]))
+    for finite, beside_infinity in zip(*found, strict=True):
+        np.testing.assert_allclose(beside_infinity, finite, rtol=1e-12)
+
+
 # Good manners
 
 

@@ -6,10 +6,17 @@
 
 Without groups, a window of one pixel is the product of `pointwise`. For the others forward and
 dweight are the direct products of `direct`, and so is dx where the stride is 1: a convolution of dy
-with the kernel turned by half a turn. A kernel for each channel alone is `depthwise`. Otherwise
-blocks of images become the matrix of their windows, BLOCK bytes at a time, so that memory does not
-grow K * K fold with the batch, and each group is a matrix product.
+with the kernel turned by half a turn. For a larger stride dy times the kernel is what each window
+gets, a matrix that is made for BLOCK bytes of windows at a time, so that memory does not grow K * K
+fold with the batch.
+
+A kernel for each channel alone is `depthwise`. Other groups are done a few at a time, as many as
+fill a tile's columns, as a convolution without groups whose weights between two groups are 0: the
+products with zeros cost less than a tile that is not full. Where a number is not finite, its
+product with 0 would not be 0, and groups are done one by one.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -26,7 +33,8 @@ from scratchnet.backends.cpu.pointwise import (
     pointwise_backward,
     pointwise_forward,
 )
-from scratchnet.backends.cpu.windows import add_windows, copy_windows
+from scratchnet.backends.cpu.tiles import COLUMNS
+from scratchnet.backends.cpu.windows import add_windows
 from scratchnet.backends.cpu.winograd import suits, winograd_convolve, winograd_correlate
 from scratchnet.checks import check_conv2d, check_like
 from scratchnet.geometry import Geometry, Padding
@@ -60,16 +68,12 @@ def conv2d_forward(
         return convolve(x, weight, bias, stride, dilation, geometry, relu=False)
     if is_depthwise(x, weight):
         return depthwise_forward(x, weight, bias, stride, dilation, geometry)
-    x = np.ascontiguousarray(x)
     y = empty((x.shape[0], geometry.Ho, geometry.Wo, weight.shape[3]), x.dtype)
-    matrices = _group_matrices(weight, x.shape[3])
-    G = len(matrices)
-    for images in _blocks(x, weight, geometry):
-        columns = _columns(x[images], weight, geometry, stride, dilation)
-        for column, matrix, out in zip(columns, matrices, _by_group(y[images], G), strict=True):
-            out[...] = matmul(column, matrix)
-    if bias is not None:
-        y += bias
+    for inputs, outputs, some in _some_groups(weight, x.shape[3], _are_finite(x, weight)):
+        own_bias = None if bias is None else bias[outputs]
+        y[..., outputs] = conv2d_forward(
+            _channels(x, inputs), some, own_bias, stride, padding, dilation
+        )
     return y
 
 
@@ -95,34 +99,84 @@ def conv2d_backward(
     check_like("conv2d", "dy", dy, y_shape, x.dtype)
     if is_pointwise(x, weight, geometry):
         return pointwise_backward(dy, x, weight, stride, need_dx)
-    K, _, per_group, O = weight.shape
-    if per_group == x.shape[3] and (stride == 1 or not need_dx):
-        if stride == dilation == 1 and suits(x, weight, geometry):
-            dweight, dbias = winograd_correlate(x, dy, geometry)
-        else:
-            dweight, dbias = correlate(x, dy, K, stride, dilation, geometry)
-        dx = input_gradient(dy, weight, x.shape, dilation, geometry) if need_dx else None
-        return dx, dweight, dbias
-    if is_depthwise(x, weight):
-        return depthwise_backward(dy, x, weight, stride, dilation, geometry, need_dx)
-    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    matrices = _group_matrices(weight, x.shape[3])
-    G = len(matrices)
+    if weight.shape[2] < x.shape[3]:
+        if is_depthwise(x, weight):
+            return depthwise_backward(dy, x, weight, stride, dilation, geometry, need_dx)
+        return _grouped_backward(dy, x, weight, stride, padding, dilation, need_dx)
+    if stride == dilation == 1 and suits(x, weight, geometry):
+        dweight, dbias = winograd_correlate(x, dy, geometry)
+    else:
+        dweight, dbias = correlate(x, dy, weight.shape[0], stride, dilation, geometry)
+    dx = None
+    if need_dx and stride == 1:
+        dx = input_gradient(dy, weight, x.shape, dilation, geometry)
+    elif need_dx:
+        dx = _strided_input_gradient(dy, weight, x.shape, stride, dilation, geometry)
+    return dx, dweight, dbias
+
+
+def _grouped_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    stride: int,
+    padding: Padding,
+    dilation: int,
+    need_dx: bool,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """What `conv2d_backward` returns, some groups at a time."""
+    C, (_, _, per_group, O) = x.shape[3], weight.shape
     dx = empty(x.shape, x.dtype) if need_dx else None
-    dmatrices = np.zeros_like(matrices)
-    for images in _blocks(x, weight, geometry):
-        columns = _columns(x[images], weight, geometry, stride, dilation)
-        block_dy = _by_group(dy[images], G)
-        for g in range(G):
-            dmatrices[g] += matmul(columns[g].T, block_dy[g])
+    dweight, dbias = empty(weight.shape, x.dtype), empty((O,), x.dtype)
+    for inputs, outputs, some in _some_groups(weight, C, _are_finite(dy, x, weight)):
+        some_dx, some_dweight, dbias[outputs] = conv2d_backward(
+            _channels(dy, outputs), _channels(x, inputs), some, stride, padding, dilation, need_dx
+        )
         if need_dx:
-            dcolumns = empty((*dy[images].shape[:3], G, K, K, per_group), x.dtype)
-            rows = dcolumns.reshape(-1, G, K * K * per_group).swapaxes(0, 1)
-            for g in range(G):
-                rows[g] = matmul(block_dy[g], matrices[g].T)
-            add_windows(dcolumns, stride, dilation, geometry.top, geometry.left, dx[images])
-    dweight = dmatrices.reshape(G, K, K, per_group, O // G).transpose(1, 2, 3, 0, 4)
-    return dx, np.ascontiguousarray(dweight).reshape(weight.shape), dy.sum(axis=(0, 1, 2))
+            dx[..., inputs] = some_dx
+        own = dweight[..., outputs]
+        for rows, columns in _diagonal(some.shape, per_group):
+            own[..., columns] = some_dweight[:, :, rows, columns]
+    return dx, dweight, dbias
+
+
+def _some_groups(
+    weight: np.ndarray, C: int, several: bool
+) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Runs of groups: their input channels, output channels, and weights as of a single group."""
+    K, _, per_group, O = weight.shape
+    G = C // per_group
+    together = max(1, COLUMNS[weight.itemsize] * G // O) if several else 1
+    for first in range(0, G, together):
+        last = min(first + together, G)
+        inputs, outputs = (slice(first * n // G, last * n // G) for n in (C, O))
+        own = weight[..., outputs]
+        some = np.zeros((K, K, (last - first) * per_group, own.shape[3]), weight.dtype)
+        for rows, columns in _diagonal(some.shape, per_group):
+            some[:, :, rows, columns] = own[..., columns]
+        yield inputs, outputs, some
+
+
+def _diagonal(shape: tuple[int, ...], per_group: int) -> Iterator[tuple[slice, slice]]:
+    """Where the groups' own weights lie in a block (K, K, C', O') of some groups."""
+    _, _, C, O = shape
+    width = O * per_group // C
+    for g in range(C // per_group):
+        yield slice(g * per_group, (g + 1) * per_group), slice(g * width, (g + 1) * width)
+
+
+def _are_finite(*arrays: np.ndarray) -> bool:
+    """Whether all numbers are finite; False, too, where only their sum is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(np.isfinite(array.sum()) for array in arrays)
+
+
+def _channels(image: np.ndarray, some: slice) -> np.ndarray:
+    """A copy of those channels."""
+    part = image[..., some]
+    copy = empty(part.shape, image.dtype)
+    copy[...] = part
+    return copy
 
 
 def input_gradient(
@@ -161,29 +215,23 @@ def convolve_plain(
     return convolve(x, weight, bias, 1, 1, geometry, relu)
 
 
-def _columns(
-    x: np.ndarray, weight: np.ndarray, geometry: Geometry, stride: int, dilation: int
+def _strided_input_gradient(
+    dy: np.ndarray,
+    weight: np.ndarray,
+    x_shape: tuple,
+    stride: int,
+    dilation: int,
+    geometry: Geometry,
 ) -> np.ndarray:
-    """The windows of x as one matrix a group, (G, N * Ho * Wo, K * K * C / G)."""
-    N, H, W, C = x.shape
-    K, _, per_group, _ = weight.shape
-    if K == stride == 1 and (geometry.Ho, geometry.Wo) == (H, W):
-        return _by_group(x, C // per_group)
-    columns = empty((N, geometry.Ho, geometry.Wo, C // per_group, K, K, per_group), x.dtype)
-    copy_windows(x, stride, dilation, geometry.top, geometry.left, columns)
-    return columns.reshape(-1, C // per_group, K * K * per_group).swapaxes(0, 1)
-
-
-def _by_group(image: np.ndarray, G: int) -> np.ndarray:
-    """(N, H, W, channels)  ->  (G, N * H * W, channels / G), the same memory."""
-    return image.reshape(-1, G, image.shape[3] // G).swapaxes(0, 1)
-
-
-def _group_matrices(weight: np.ndarray, C: int) -> np.ndarray:
-    """(K, K, C / G, O)  ->  (G, K * K * C / G, O / G)."""
-    K, _, per_group, O = weight.shape
-    G = C // per_group
-    return weight.reshape(K * K * per_group, G, O // G).swapaxes(0, 1)
+    """dx of x_shape for any stride: what each window gets, added up where windows overlap."""
+    K, _, C, O = weight.shape
+    dx = empty(x_shape, dy.dtype)
+    dy, matrix = np.ascontiguousarray(dy), weight.reshape(-1, O)
+    for images in _blocks(dx, weight, geometry):
+        dwindows = matmul(dy[images].reshape(-1, O), matrix.T)
+        dwindows = dwindows.reshape(*dy[images].shape[:3], K, K, C)
+        add_windows(dwindows, stride, dilation, geometry.top, geometry.left, dx[images])
+    return dx
 
 
 def _blocks(x: np.ndarray, weight: np.ndarray, geometry: Geometry) -> list[slice]:

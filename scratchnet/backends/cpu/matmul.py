@@ -16,6 +16,7 @@ from scratchnet.backends.cpu.tiles import COLUMNS, ROWS, product_tile
 
 BLOCK = 16  # rows of a that share a pass over b
 DEPTH = 128  # rows of b in a block
+PATCH = 16  # of them, that a cache line of a transposed b has
 SPLITS = 8  # of a long sum, where there are too few rows to share out
 
 
@@ -25,8 +26,8 @@ def matmul(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.n
     out = empty((M, n), a.dtype)
     splits = SPLITS if M < SPLITS * BLOCK and k > 32 * SPLITS * BLOCK else 1
     parts = out[None] if splits == 1 else empty((splits, M, n), a.dtype)
-    a_flat, a_row, a_step = _steps(a)
-    b_flat, b_row, b_step = _steps(b)
+    a_flat, a_row, a_step = steps(a)
+    b_flat, b_row, b_step = steps(b)
     width = COLUMNS[a.itemsize]
     panels = empty((-(-n // width), k, width), a.dtype)
     pack(b_flat, b_row, b_step, n, panels)
@@ -44,7 +45,7 @@ def matmul(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.n
     return out
 
 
-def _steps(matrix: np.ndarray) -> tuple[np.ndarray, int, int]:
+def steps(matrix: np.ndarray) -> tuple[np.ndarray, int, int]:
     """The numbers in memory order, and how far apart two rows and two columns are."""
     if matrix.flags.c_contiguous or not matrix.T.flags.c_contiguous:
         return np.ascontiguousarray(matrix).reshape(-1), matrix.shape[1], 1
@@ -53,14 +54,33 @@ def _steps(matrix: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 @njit(parallel=True, cache=True)
 def pack(b, row, step, n, panels):
-    """b[k * row + n * step] cut into panels (panels, k, width), the last filled up with 0."""
+    """b[k * row + n * step] cut into panels (panels, k, width), the last filled up with 0.
+
+    DEPTH rows of a panel at a time; where b is a transposed matrix its columns are what is
+    contiguous, and what is read of one is read to the end of a cache line.
+    """
     count, depth, width = panels.shape
-    for k in prange(depth):
-        for panel in range(count):
-            into = panels[panel, k]
-            first = panel * width
-            for c in range(width):
-                into[c] = b[k * row + (first + c) * step] if first + c < n else 0
+    blocks = -(-depth // DEPTH)
+    for task in prange(count * blocks):
+        panel, lo = task // blocks, task % blocks * DEPTH
+        hi = min(lo + DEPTH, depth)
+        first = panel * width
+        inside = min(width, n - first)
+        if step == 1:
+            for k in range(lo, hi):
+                into, start = panels[panel, k], k * row + first
+                source = b[start : start + inside]
+                for c in range(inside):
+                    into[c] = source[c]
+                for c in range(inside, width):
+                    into[c] = 0
+        else:
+            for k0 in range(lo, hi, PATCH):
+                k1 = min(k0 + PATCH, hi)
+                for c in range(width):
+                    start = (first + c) * step
+                    for k in range(k0, k1):
+                        panels[panel, k, c] = b[start + k * row] if c < inside else 0
 
 
 @njit(parallel=True, cache=True)

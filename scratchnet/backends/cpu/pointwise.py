@@ -7,6 +7,8 @@
 Nothing is padded, and no image has borders, so that the pixels run in blocks of ROWS, which the
 first cache holds: forward reads x and writes y once, and backward reads each block of dy once for
 all of its products. Each of CHUNKS chunks of pixels has its own sums, which are added in order.
+Where there are many weights and few pixels, as late in a RedNet, CHUNKS copies of the sums are most
+of what is moved: there the threads share the columns of y and dx, and the rows of dweight.
 """
 
 import numpy as np
@@ -14,12 +16,16 @@ from numba import get_num_threads, get_thread_id, njit, prange
 
 from scratchnet.backends.cpu.direct import column_panels
 from scratchnet.backends.cpu.loops import CHUNKS, piece
+from scratchnet.backends.cpu.matmul import DEPTH, pack, steps
 from scratchnet.backends.cpu.memory import empty, zeros
 from scratchnet.backends.cpu.products import STEP, multiply
 from scratchnet.backends.cpu.tiles import COLUMNS
 from scratchnet.geometry import Geometry
 
 ROWS = 64  # pixels of a block
+WIDE = 1 << 16  # weights, from which on the threads share them instead of the pixels,
+FEW = 256  # if there are so many for each pixel
+CHANNELS = 32  # rows of dweight that belong together
 
 
 def is_pointwise(x: np.ndarray, weight: np.ndarray, geometry: Geometry) -> bool:
@@ -33,8 +39,11 @@ def pointwise_forward(
 ) -> np.ndarray:
     """y (N, Ho, Wo, O) of x (N, H, W, C), weight (1, 1, C, O), cut off below 0 if relu."""
     pixels = _every(x, stride)
-    O = weight.shape[3]
+    C, O = weight.shape[2:]
     y = empty((*pixels.shape[:3], O), x.dtype)
+    if _is_wide(weight, pixels):
+        _wide_product(pixels.reshape(-1, C), weight[0, 0], y.reshape(-1, O), bias, relu)
+        return y
     _forward(
         pixels.reshape(-1), column_panels(weight[0, 0]), COLUMNS[x.itemsize],
         np.zeros(O, x.dtype) if bias is None else np.ascontiguousarray(bias),
@@ -49,6 +58,8 @@ def pointwise_backward(
     """dy (N, Ho, Wo, O)  ->  dx like x (None where need_dx is False), dweight, dbias (O,)."""
     pixels = _every(x, stride)
     C, O = weight.shape[2:]
+    if _is_wide(weight, pixels):
+        return _wide_backward(np.ascontiguousarray(dy), pixels, x.shape, weight, stride, need_dx)
     pitch = -(-O // STEP) * STEP + STEP  # a power of two would put all rows in one set of the cache
     dpixels = empty(pixels.shape if need_dx else (0, 0, 0, C), x.dtype)
     dweights = zeros((CHUNKS, C, pitch), x.dtype)
@@ -65,6 +76,123 @@ def pointwise_backward(
         dx[:, ::stride, ::stride] = dpixels
     dweight = np.ascontiguousarray(dweights.sum(axis=0)[:, :O])
     return dx, dweight.reshape(weight.shape), dbiases.sum(axis=0)[:O]
+
+
+def _is_wide(weight: np.ndarray, pixels: np.ndarray) -> bool:
+    """Whether there are many weights, and few pixels to share out: few products with a weight."""
+    M = pixels.size // pixels.shape[3]
+    return weight.size >= max(WIDE, FEW * M)
+
+
+def _wide_product(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, bias: np.ndarray | None, relu: bool
+) -> None:
+    """c (M, n) = a (M, k) @ b (k, n) + bias, cut off below 0 if relu: the threads share columns."""
+    (M, k), n = a.shape, b.shape[1]
+    width = COLUMNS[a.itemsize]
+    panels = empty((-(-n // width), k, width), a.dtype)
+    pack(*steps(b), n, panels)
+    _by_columns(
+        a.reshape(-1), M, panels,
+        np.zeros(n, a.dtype) if bias is None else np.ascontiguousarray(bias), relu,
+        empty((get_num_threads(), ROWS * width), a.dtype), c,
+    )  # fmt: skip
+
+
+@njit(parallel=True, cache=True)
+def _by_columns(a, M, panels, bias, relu, tiles, c):
+    """Each panel of columns and block of rows belongs to one thread; sums wait in its tile."""
+    count, k, width = panels.shape
+    n = c.shape[1]
+    flat = panels.reshape(-1)
+    zero = c.dtype.type(0)
+    blocks = -(-M // ROWS)
+    for task in prange(count * blocks):
+        panel, first = task // blocks, task % blocks * ROWS
+        tile = tiles[get_thread_id()]
+        rows = min(ROWS, M - first)
+        eights = rows // 8 * 8
+        multiply(
+            a, first * k, k, 1, flat, panel * k * width, width,
+            tile, 0, width, eights, k, width, False,
+        )  # fmt: skip
+        if eights < rows:
+            start = rows - 8 if rows > 8 else 0  # some rows twice, which is less than one by one
+            multiply(
+                a, (first + start) * k, k, 1, flat, panel * k * width, width,
+                tile, start * width, width, rows - start, k, width, False,
+            )  # fmt: skip
+        j = panel * width
+        part = min(width, n - j)
+        for m in range(rows):
+            source, target, shift = (
+                tile[m * width :],
+                c[first + m, j : j + part],
+                bias[j : j + part],
+            )
+            for e in range(part):
+                value = source[e] + shift[e]
+                target[e] = zero if relu and value <= zero else value  # a NaN stays
+
+
+def _wide_backward(
+    dy: np.ndarray,
+    pixels: np.ndarray,
+    x_shape: tuple,
+    weight: np.ndarray,
+    stride: int,
+    need_dx: bool,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """What `pointwise_backward` returns, of the pixels (N, Ho, Wo, C) that windows start at."""
+    C, O = weight.shape[2:]
+    M = pixels.size // C
+    pitch = -(-O // STEP) * STEP + STEP
+    rows_of_dy = empty((M, pitch), dy.dtype)
+    dweight = empty((C, pitch - STEP), dy.dtype)
+    dbias = empty((pitch - STEP,), dy.dtype)
+    _pitched(dy.reshape(M, O), rows_of_dy)
+    _by_rows(pixels.reshape(-1), rows_of_dy, C, dweight, dbias)
+    dx = None
+    if need_dx:
+        dx = empty(pixels.shape, dy.dtype)
+        _wide_product(dy.reshape(M, O), weight[0, 0].T, dx.reshape(M, C), None, False)
+        if stride > 1:
+            dpixels, dx = dx, zeros(x_shape, dy.dtype)
+            dx[:, ::stride, ::stride] = dpixels
+    return dx, np.ascontiguousarray(dweight[:, :O]).reshape(weight.shape), dbias[:O]
+
+
+@njit(parallel=True, cache=True)
+def _pitched(dy, rows):
+    """dy (M, O) in rows (M, pitch), filled up with 0."""
+    M, O = dy.shape
+    for m in prange(M):
+        source, target = dy[m], rows[m]
+        for o in range(O):
+            target[o] = source[o]
+        for o in range(O, target.size):
+            target[o] = 0
+
+
+@njit(parallel=True, cache=True)
+def _by_rows(x, dy, C, dweight, dbias):
+    """dweight (C, columns) = x.T @ dy and dbias: the threads share the channels of x."""
+    M, pitch = dy.shape
+    columns = pitch - STEP
+    one = np.ones(1, dy.dtype)
+    flat, out = dy.reshape(-1), dweight.reshape(-1)
+    blocks = -(-C // CHANNELS)
+    for block in prange(blocks + 1):
+        if block == blocks:
+            multiply(one, 0, 0, 0, flat, 0, pitch, dbias, 0, pitch, 1, M, columns, False)
+        else:
+            c = block * CHANNELS
+            for first in range(0, M, DEPTH):
+                multiply(
+                    x, first * C + c, 1, C, flat, first * pitch, pitch,
+                    out, c * columns, columns, min(CHANNELS, C - c), min(DEPTH, M - first),
+                    columns, first > 0,
+                )  # fmt: skip
 
 
 def _every(x: np.ndarray, stride: int) -> np.ndarray:
