@@ -257,9 +257,6 @@ def check_update(update: str, value: Any, **arrays: Any) -> None:
     check_float_array(update, "value", value)
     for name, array in arrays.items():
         check_like(update, name, array, value.shape, value.dtype)
-    for name, array in {"value": value, **arrays}.items():
-        if name != "grad" and isinstance(array, np.ndarray) and not array.flags.writeable:
-            raise ValueError(f"{update}: {name} changes in place and must be writeable")
 
 
 def check_whole(owner: str, name: str, value: Any, least: int = 1) -> int:

@@ -69,3 +69,5 @@ def _lock(descriptor: int, folder: str | Path) -> None:
         raise BlockingIOError(
             error.errno, "another training is writing there: take another folder", str(folder)
         ) from None
+    except OSError:
+        return  # a network's file system that has no locks

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scratchnet import SGD, Adam, AdamW, CheckpointError, Dense, Parameter, clip_gradients
-from scratchnet.backends import BACKENDS
+from scratchnet.backends import BACKENDS, cpu
 
 LRS = st.floats(1e-4, 1.0)
 BETAS = st.floats(0, 0.999)
@@ -299,3 +299,12 @@ def test_clipping_scales_gradients_whose_squares_overflow():
     large.grad = np.full((2, 2), 1e20, np.float32)
     assert clip_gradients([large], 1.0) == pytest.approx(2e20, rel=1e-6)
     np.testing.assert_allclose(large.grad, 0.5, rtol=1e-6)
+
+
+def test_what_changes_in_place_can_be_written():
+    value, other = np.ones(3, np.float32), np.zeros(3, np.float32)
+    other.flags.writeable = False
+    for arrays in ((value, value, other), (other, value, value)):
+        with pytest.raises(ValueError, match="C-contiguous and writeable"):
+            cpu.sgd_update(*arrays, 0.1, 0.9, False, 0.0)
+    np.testing.assert_array_equal(value, np.ones(3))

@@ -180,10 +180,11 @@ class Layer:
         lies on a GPU and the layer has moved away from there.
         """
         value = getattr(self, name, None)
-        on_gpu = hasattr(value, "__cuda_array_interface__")
-        if value is None or (on_gpu and self.ops.__name__.rpartition(".")[2] in backends.BACKENDS):
+        on_host = self.ops.__name__.rpartition(".")[2] in backends.BACKENDS
+        left_behind = on_host and hasattr(value, "__cuda_array_interface__")
+        if value is None or left_behind:
             raise RuntimeError(
                 f"{type(self).__name__}.backward needs a forward(x, training=True) before it"
-                f"{' on the same backend' if on_gpu else ''}"
+                f"{' on the same backend' if left_behind else ''}"
             )
         return value

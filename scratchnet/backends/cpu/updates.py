@@ -126,6 +126,9 @@ def _adam_parallel(value, grad, m, v, lr, beta1, beta2, correction, eps, l2, shr
 
 def _in_place(update: str, name: str, array: np.ndarray) -> np.ndarray:
     """The array as (size,), sharing its memory."""
-    if not array.flags.c_contiguous:
-        raise ValueError(f"{update}: {name} changes in place and must be C-contiguous")
+    flags = array.flags
+    if not (flags.c_contiguous and flags.writeable):
+        raise ValueError(
+            f"{update}: {name} changes in place and must be C-contiguous and writeable"
+        )
     return array.reshape(-1)
