@@ -411,7 +411,7 @@ def test_compiled_code_is_kept_on_disk_until_something_changes(compiler, monkeyp
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     assert recall(_scaled(2)) == recall(_scaled(2)) == b"code 6"
-    monkeypatch.setattr(cache, "source_digest", lambda package: "other")
+    monkeypatch.setattr(cache, "_SOURCES", "other")
     cache._folder.cache_clear()
     assert recall(_scaled(2)) == b"code 7"
     assert not folder.exists() and theirs.exists()
