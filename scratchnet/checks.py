@@ -10,6 +10,7 @@ import operator
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from scratchnet.geometry import (
     Geometry,
@@ -27,7 +28,7 @@ def check_float_array(op: str, name: str, array: Any, axes: str | None = None) -
     """The array is float32 or float64 and has the named axes, such as "N, H, W, C"."""
     if not (hasattr(array, "ndim") and hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(f"{op}: {name} must be an array, got {type(array).__name__}")
-    if isinstance(array, NOT_PLAIN):
+    if type(array) is not ndarray and isinstance(array, NOT_PLAIN):
         raise TypeError(f"{op}: {name} must be a plain array, got {type(array).__name__}")
     if array.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {array.dtype}")
@@ -44,10 +45,14 @@ def check_shape(op: str, name: str, array: Any, shape: tuple) -> None:
 
 def check_like(op: str, name: str, array: Any, shape: tuple, dtype: np.dtype) -> None:
     """The array has exactly this shape and dtype."""
-    found = getattr(array, "dtype", None)  # NumPy says that None equals float64
-    alike = found is not None and found == dtype and array.shape == shape and dtype in _FLOATS
-    if alike and not isinstance(array, NOT_PLAIN):
-        return  # told at once, as this is asked a hundred times in a training step
+    # What fits is told at once, as this is asked a hundred times in a training step.
+    if type(array) is ndarray:
+        alike = array.dtype == dtype and array.shape == shape
+    else:
+        found = None if isinstance(array, NOT_PLAIN) else getattr(array, "dtype", None)
+        alike = found is not None and found == dtype and array.shape == shape
+    if alike and dtype in _FLOATS:
+        return
     check_shape(op, name, array, shape)
     if array.dtype != dtype:
         raise TypeError(f"{op}: {name} must be {dtype} like the input, got {array.dtype}")
@@ -257,6 +262,12 @@ def check_update(update: str, value: Any, **arrays: Any) -> None:
     check_float_array(update, "value", value)
     for name, array in arrays.items():
         check_like(update, name, array, value.shape, value.dtype)
+
+
+def check_step(update: str, step: int) -> None:
+    """Steps are counted from 1, where the corrections of Adam's means begin."""
+    if not step >= 1:
+        raise ValueError(f"{update}: step must be at least 1, got {step!r}")
 
 
 def check_whole(owner: str, name: str, value: Any, least: int = 1) -> int:

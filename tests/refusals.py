@@ -304,7 +304,7 @@ UPDATE = {
         ("grad", a(4), ValueError, "grad (3,) (4,)"),
         ("m", a(1), ValueError, "m (3,) (1,)"),
         ("v", SINGLES, TypeError, "v float64 float32"),
-        ("step", 0, ValueError, "step whole number at least 1 0"),
+        ("step", 0, ValueError, "step at least 1 0"),
     ],
 }
 

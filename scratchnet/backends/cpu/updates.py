@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, prange
 
 from scratchnet.backends.cpu.loops import CHUNKS, SUMS, flat, piece
-from scratchnet.checks import check_update, check_whole
+from scratchnet.checks import check_step, check_update
 
 PARALLEL = 16384
 
@@ -84,7 +84,7 @@ def adam_update(
     value, grad, m, v   one shape and dtype
     """
     check_update("adam_update", value, grad=grad, m=m, v=v)
-    check_whole("adam_update", "step", step)
+    check_step("adam_update", step)
     update = _adam if value.size < PARALLEL else _adam_parallel
     update(
         _in_place("adam_update", "value", value),

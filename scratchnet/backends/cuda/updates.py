@@ -18,7 +18,7 @@ import numpy as np
 from scratchnet.backends.cuda.arrays import Array, to_device
 from scratchnet.backends.cuda.device import MOST_BLOCKS, THREADS, at, cuda, launch, numba_type
 from scratchnet.backends.cuda.recording import Changing, changed, readable
-from scratchnet.checks import check_update, check_whole
+from scratchnet.checks import check_step, check_update
 
 AT_ONCE = 16
 
@@ -126,7 +126,7 @@ def _adam_numbers(
     weight_decay: float,
     decoupled: bool,
 ) -> tuple:
-    check_whole("adam_update", "step", step)
+    check_step("adam_update", step)
     factors = lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, weight_decay
     return *factors, 1 / (1 - beta1**step), 1 / (1 - beta2**step)
 

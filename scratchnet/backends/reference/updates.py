@@ -6,7 +6,7 @@ and Ba 2015, Algorithm 1; decoupled weight decay, Loshchilov and Hutter 2019, Al
 
 import numpy as np
 
-from scratchnet.checks import check_update, check_whole
+from scratchnet.checks import check_step, check_update
 
 
 def sgd_update(
@@ -57,7 +57,7 @@ def adam_update(
     value, grad, m, v   one shape and dtype
     """
     check_update("adam_update", value, grad=grad, m=m, v=v)
-    check_whole("adam_update", "step", step)
+    check_step("adam_update", step)
     g = grad if decoupled else grad + weight_decay * value
     m *= beta1
     m += (1 - beta1) * g
