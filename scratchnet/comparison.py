@@ -18,6 +18,7 @@ from scratchnet.experiment import (
     Experiment,
     Outcome,
     check_writable,
+    move_aside,
     previous_folder,
     run_experiment,
 )
@@ -56,7 +57,9 @@ def compare(
     check_writable(folder)
     with alone_in(folder):
         if not resume:
-            _move_aside(folder)
+            previous = move_aside(folder, (*FIGURES, "results.json", "report.md"))
+            if previous:
+                say(f"the report that was here is kept in {previous}")
         outcomes = []
         for experiment in experiments:
             outcomes.append(train(experiment, data, folder / experiment.network, resume=resume))
@@ -64,17 +67,6 @@ def compare(
                 break
         write_report(outcomes, data, folder)
     return outcomes
-
-
-def _move_aside(folder: Path) -> None:
-    """The report of a comparison that was made here before into a new folder."""
-    found = [name for name in (*FIGURES, "results.json", "report.md") if (folder / name).exists()]
-    if found:
-        previous = previous_folder(folder)
-        previous.mkdir()
-        for name in found:
-            (folder / name).replace(previous / name)
-        say(f"the report that was here is kept in {previous}")
 
 
 def train(

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,7 @@ def _run(
         _check_same(experiment, read_experiment(folder), folder)
     else:
         if not resume:
-            _move_aside(folder)  # a later resume must not find another run's
+            _clear(folder)  # a later resume must not find another run's
         _write_experiment(experiment, folder)
     network = experiment.build()
     history = fit(
@@ -225,17 +225,24 @@ def _write_experiment(experiment: Experiment, folder: Path) -> None:
     write_text(folder / "experiment.json", json.dumps(asdict(experiment), indent=2) + "\n")
 
 
-def _move_aside(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     """The files of a run into a new folder; what is left of one that wrote nothing, away."""
-    found = [folder / name for name in RUN_FILES if (folder / name).exists()]
-    if [path.name for path in found] in ([], ["experiment.json"]):  # nothing came of it
-        for path in found:
-            path.unlink()
-        return
+    if any((folder / name).exists() for name in RUN_FILES if name != "experiment.json"):
+        move_aside(folder, RUN_FILES)
+    else:
+        (folder / "experiment.json").unlink(missing_ok=True)
+
+
+def move_aside(folder: Path, names: Iterable[str]) -> Path | None:
+    """Those of the folder's files that are there into a new folder in it, which is returned."""
+    found = [folder / name for name in names if (folder / name).exists()]
+    if not found:
+        return None
     previous = previous_folder(folder)
     previous.mkdir()
     for path in found:
         path.replace(previous / path.name)
+    return previous
 
 
 def previous_folder(folder: Path) -> Path:

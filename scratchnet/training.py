@@ -100,12 +100,9 @@ def fit(
     run.history.interrupted = False
     if run.epoch < epochs:
         with clock(f"{description}: compiling" if description else "compiling"):
-            # A GPU's kernels are chosen by the sizes of a batch, the last of an epoch's as well.
-            on_gpu = model.backend == "cuda"
-            trained = _batch_sizes(train, batch_size) if on_gpu else {2}
-            evaluated = {2} if validation else set()
-            if on_gpu and validation:
-                evaluated = _batch_sizes(validation, batch_size)
+            trained, evaluated = (
+                _sizes_to_compile(split, batch_size, model.backend) for split in (train, validation)
+            )
             compiling = warm_up(
                 model, train, loss, optimizer, pixels, clip_norm, trained, evaluated
             )
@@ -245,8 +242,12 @@ def warm_up(
     return time.perf_counter() - began
 
 
-def _batch_sizes(split: Split, batch_size: int) -> set[int]:
-    """Of an epoch's batches."""
+def _sizes_to_compile(split: Split | None, batch_size: int, backend: str) -> set[int]:
+    """Of an epoch's batches, the last as well, where kernels are chosen by them: on a GPU."""
+    if split is None:
+        return set()
+    if backend != "cuda":
+        return {2}
     return {min(batch_size, len(split)), len(split) % batch_size} - {0}
 
 
