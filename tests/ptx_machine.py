@@ -310,7 +310,9 @@ class _Run:
         self.next = np.zeros(self.count, np.int64)  # block of the program each thread enters next
         self.after_barrier = np.full(self.count, FINISHED)
         self.barriers = 1
-        self.copies: list[tuple] = []  # that nobody waited for yet: threads, places, values
+        self.rounds = np.zeros(self.count, np.int64)  # of copies that each thread has begun
+        # that nobody waited for yet: threads, their rounds, places, values
+        self.copies: list[tuple[np.ndarray, ...]] = []
 
     def run(self) -> None:
         while True:
@@ -419,21 +421,28 @@ class _Run:
             space.store(places, values[some], self.now(space), self.thread[self.here][some])
 
     def cp(self, instruction: Instruction) -> None:
-        """A copy from global to shared memory on its own: it is there when its thread has waited.
+        """A copy from global to shared memory on its own: it is there when its thread has waited
+        for its round.
 
         What is to be copied is read at once, which is what racecheck of global memory asks for.
         """
         here = np.arange(self.count)[self.here]
         shared, block = self.spaces["shared"]
-        if "wait_all" in instruction.modifiers:
+        if "commit_group" in instruction.modifiers:
+            self.rounds[here] += 1
+            return
+        if "wait_group" in instruction.modifiers:
+            ((later,),) = instruction.operands
             waited, self.copies = self.copies, []
-            for threads, places, values in waited:
-                done = np.isin(threads, here)
+            for threads, rounds, places, values in waited:
+                done = np.isin(threads, here) & (rounds < self.rounds[threads] - int(later))
                 if done.any():
                     mine = self.thread[threads[done]]
                     shared.store(places[done], values[done], self.now(shared), mine)
                 if not done.all():
-                    self.copies.append((threads[~done], places[~done], values[~done]))
+                    self.copies.append(
+                        tuple(part[~done] for part in (threads, rounds, places, values))
+                    )
             return
         (to,), (of,), (nbytes,), (size,) = instruction.operands
         dtype, lanes = (TYPES["u64"], 1) if nbytes == "8" else (TYPES["u32"], int(nbytes) // 4)
@@ -447,7 +456,8 @@ class _Run:
         if read.any():
             places = memory.places(of[read], dtype, lanes, owner[here][read])
             values[read] = memory.load(places, dtype, self.now(memory), self.thread[here][read])
-        self.copies.append((here, shared.places(to, dtype, lanes, block[here]), values))
+        places = shared.places(to, dtype, lanes, block[here])
+        self.copies.append((here, self.rounds[here], places, values))
 
     def spaces_of(self, instruction: Instruction, address: np.ndarray) -> Any:
         """The spaces that an access goes to, with their owners, and the threads that go there."""

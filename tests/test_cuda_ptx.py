@@ -365,6 +365,7 @@ def test_gpus_before_8_0_fetch_through_registers(compiler, monkeypatch):
         monkeypatch.setattr(device, "capability", lambda capability=capability: capability)
         for cached in (
             device.fetching,
+            device.rounds_of_fetches,
             involution._stage_image,
             involution._read_weights,
             involution._forward_kernel,

@@ -56,7 +56,8 @@ except ImportError as error:  # numba-cuda without its bindings, or one that is 
 THREADS = 16 if SIMULATED else 256
 MOST_BLOCKS = 2 if SIMULATED else 2112
 BLOCK_BYTES = 48 * 1024  # of shared memory: what every GPU gives a block without asking
-SHARED_BYTES, RESERVED_BYTES = 227 * 1024, 1024  # of an H200's multiprocessor; of it for each block
+MULTIPROCESSORS = 2 if SIMULATED else 132  # of an H200
+SHARED_BYTES, RESERVED_BYTES = 227 * 1024, 1024  # of one of them; of it for each block
 LARGEST = 2**31 - 1  # elements of an array: what `at` and signed sums of indices hold
 
 if SIMULATED:  # where integers are Python's
@@ -459,18 +460,22 @@ else:
         pointer = builder.addrspacecast(builder.gep(data, [index]), element.as_pointer(space))
         return builder.ptrtoint(pointer, _address)
 
-    @intrinsic
-    def _wait_for_fetches(typingctx):
-        signature = types.void()
+    @lru_cache
+    def _asynchronous(instruction):
+        """A device function that is one instruction of those that copy."""
 
-        def generate(context, builder, signature, arguments):
-            wait = ir.InlineAsm(
-                ir.FunctionType(ir.VoidType(), []), "cp.async.wait_all;", "~{memory}", True
-            )
-            builder.call(wait, [])
-            return context.get_dummy_value()
+        @intrinsic
+        def call(typingctx):
+            signature = types.void()
 
-        return signature, generate
+            def generate(context, builder, signature, arguments):
+                kind = ir.FunctionType(ir.VoidType(), [])
+                builder.call(ir.InlineAsm(kind, instruction, "~{memory}", True), [])
+                return context.get_dummy_value()
+
+            return signature, generate
+
+        return call
 
     @cuda.jit(device=True)
     def uniform(seed, element):
@@ -541,16 +546,15 @@ ACCESS = {4: (load4, store_vector4), 1: (load1, store_vector1)}  # by length of 
 
 
 @lru_cache
-def fetching(vector: int) -> tuple[Callable, Callable]:
+def fetching(vector: int) -> Callable:
     """How a kernel brings `vector` neighbours at once into its stage.
 
     fetch(stage, place, array, index, inside)   copies array[index], ...; zeros where not inside
-    fetched()                                   waits for all that this thread has fetched
 
     The first GPUs that copy without keeping the thread are those of compute capability 8.0.
     """
-    if not SIMULATED and capability() >= (8, 0):
-        return _copier(vector), _wait_for_fetches
+    if _copies_alone():
+        return _copier(vector)
     load, store = ACCESS[vector]
 
     @cuda.jit(device=True)
@@ -563,7 +567,25 @@ def fetching(vector: int) -> tuple[Callable, Callable]:
             for q in range(vector):
                 stage[far(place + q)] = 0
 
-    return fetch, cuda.jit(device=True)(lambda: None)
+    return fetch
+
+
+@lru_cache
+def rounds_of_fetches(later: int) -> tuple[Callable, Callable]:
+    """How a kernel waits for what it fetches.
+
+    end_round()   ends a round of fetches of this thread
+    fetched()     waits for all rounds but the last `later` ones
+    """
+    if _copies_alone():
+        wait = f"cp.async.wait_group {later};"
+        return _asynchronous("cp.async.commit_group;"), _asynchronous(wait)
+    nothing = cuda.jit(device=True)(lambda: None)
+    return nothing, nothing
+
+
+def _copies_alone() -> bool:
+    return not SIMULATED and capability() >= (8, 0)
 
 
 def gpu_name() -> str:

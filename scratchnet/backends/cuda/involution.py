@@ -12,24 +12,30 @@ pixels: a row of 32 pixels reads 8.3 pixels for each it owns at K = 7, a tile of
 `best_tile` counts what a tile reads of the caches and of shared memory, and takes the one with the
 least for what it owns; small tiles, as blocks that multiply hide the waiting of others.
 
-Neighbouring blocks own the same pixels and other channels. Memory hands out and takes in 32 bytes
-at once, and where one group's taps end and the next one's begin, two blocks want the same: run far
-apart, they move a sixth more between memory and the L2 cache, and memory is sent parts of 32 bytes,
-which it can only write by reading the rest first.
-
 A thread owns a vector of 4 channels (1 where groups do not divide into fours) of PIXELS
 neighbouring pixels, and neighbouring threads own neighbouring vectors. For each row of the window
 it reads PIXELS + K - 1 vectors into registers and uses them for PIXELS * K taps.
 
-`dx` is the same with another question: a pixel asks every window that it lies in. The weights of
-those windows are staged by the pixel that they will be used for, as if they were its own. In
-`dkernel` a thread owns one row of taps of TAP_PIXELS pixels and one group, and sums over the
-group's channels in registers; sums gather in shared memory, and leave in order. No atomics.
+`dx` asks another question: a pixel wants of every window that it lies in another tap. Gathered by
+the pixel, weights come from K * K places. So a block goes down the image instead: it fetches a row
+of outputs with all their weights, as they lie in memory, while it uses the row before last. A
+thread adds what a row of outputs sends to the K rows of its pixels, whose sums it holds; then the
+first of them is complete, and leaves. Each weight is read once, and used at once.
+
+In `dkernel` a thread owns one row of taps of PIXELS pixels and one group, and sums over the group's
+channels in registers; sums gather in shared memory, and leave in order. No atomics.
+
+Memory hands out and takes in 32 bytes at once, a sector. Two copies of 16 bytes to shared memory
+are one only if they share a sector there too, so what is staged keeps its place in the sector. And
+where one group's taps end and the next one's begin, two blocks want the same sector: neighbouring
+blocks own the same pixels and other channels. Run far apart, `dkernel` took twice as long on an
+H200.
 
 Where the staged weights come from is a `Fill`: here they are read, in `generated_involution.py`
 they are made on the spot, and never written to memory at all.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -40,6 +46,7 @@ from scratchnet.backends.cuda.arrays import Array, empty, on_device
 from scratchnet.backends.cuda.device import (
     ACCESS,
     BLOCK_BYTES,
+    MULTIPROCESSORS,
     RESERVED_BYTES,
     SHARED_BYTES,
     SIMULATED,
@@ -49,6 +56,7 @@ from scratchnet.backends.cuda.device import (
     fetching,
     launch,
     numba_type,
+    rounds_of_fetches,
     staging,
 )
 from scratchnet.checks import check_involution, check_like
@@ -56,15 +64,18 @@ from scratchnet.geometry import Geometry
 
 BLOCK = 16 if SIMULATED else 256  # threads, at most
 PIXELS = (2, 1) if SIMULATED else (4, 1)  # of a thread, in a row
-TAP_PIXELS = (2, 1) if SIMULATED else (8, 4, 1)  # of a thread of dkernel, in a row
+IMAGE_PIXELS = (2, 1) if SIMULATED else (4, 2, 1)  # of a thread of dx, in a row
 LANES = 4 if SIMULATED else 32  # threads along the channels, at most
 DEEPEST = 64  # threads that a block may have along its third axis
 WARP = BANKS = 32  # threads that run together, numbers that shared memory hands out at once
 CHANNELS = 4 if SIMULATED else 16  # of a group, that dkernel's blocks take at once
-MOST_WARPS, MOST_BLOCKS = 16, 32  # of a multiprocessor: warps by the registers of dkernel
-FETCH_CYCLES = 1500  # that a block waits for memory
+MOST_WARPS, MOST_BLOCKS = 28, 32  # of a multiprocessor
+BUSY_WARPS = 8  # of a multiprocessor, that keep memory busy with dx
+FETCH_CYCLES = 1000  # that a block waits for memory
 SECTOR = 8  # numbers that memory hands out at once
-CACHED = 6  # numbers that the L2 cache gives a multiprocessor in a cycle: about 5.5 TB/s in all
+REGISTERS = 64  # of a thread, for sums and what it multiplies
+CHUNK = 4  # weights that a thread fetches at once
+CACHED = 8  # numbers that the L2 cache gives a multiprocessor in a cycle
 
 
 class Sizes(NamedTuple):
@@ -122,23 +133,29 @@ class Tile(NamedTuple):
 
 
 class Image(NamedTuple):
-    """Part of an image in shared memory: down x across pixels of so many channels."""
+    """Part of an image in shared memory: down x across pixels of so many channels.
+
+    Every `apart` pixels, where a thread's window begins and the next one's does, is a gap, so that
+    the two are read from different banks.
+    """
 
     down: int
     across: int
     channels: int
+    apart: int
     gap: int = 0  # elements behind each row
 
     @property
-    def pixel(self) -> int:
-        """Elements from a pixel to the next: with a gap where strips would share their banks."""
-        return self.channels + (4 if self.channels % 32 == 16 else 0)
+    def strip(self) -> int:
+        """Elements from a thread's window to the next."""
+        strip = self.apart * self.channels
+        return strip + (BANKS // 2 if self.channels % BANKS == 16 and strip % BANKS == 0 else 0)
 
     @property
     def line(self) -> int:
-        """Elements from a row to the next; eight rows start in different banks."""
-        line = -(-self.across * self.pixel // 4) * 4
-        return line + (4 if line % 8 == 0 else 0) + self.gap
+        """Elements from a row to the next."""
+        strips, rest = divmod(self.across - 1, self.apart)
+        return _up(strips * self.strip + (rest + 1) * self.channels, SECTOR) + self.gap
 
     @property
     def size(self) -> int:
@@ -147,70 +164,68 @@ class Image(NamedTuple):
     @property
     def moved(self) -> int:
         """Elements that memory hands out for it."""
-        return self.down * self.across * -(-self.channels // SECTOR) * SECTOR
+        return self.down * self.across * _up(self.channels, SECTOR)
 
 
 class Weights(NamedTuple):
-    """Weights in shared memory: [row, u, pixel, group, v] of the pixels of a tile."""
+    """Weights of a row of outputs in shared memory: [output, group, u, v], as in memory.
 
-    rows: int
-    wide: int
+    They are fetched in fours where every output has whole fours in memory. An output's first weight
+    is then any of its four, and an output takes room for whole fours.
+    """
+
+    across: int  # outputs
+    apart: int  # of them, from those of a thread to those of the next
     groups: int
-    K: int
-    gap: int  # elements behind each row
+    taps: int  # of a group
+    whole: int  # weights of an output in memory
+    gap: int = 0  # elements behind the row
 
     @property
-    def pixel(self) -> int:
-        return self.groups * self.K
+    def chunk(self) -> int:
+        """Elements fetched at once."""
+        return 1 if self.whole % CHUNK else CHUNK
 
     @property
-    def taps(self) -> int:
-        """Elements from a row of taps to the next."""
-        return self.wide * self.pixel
+    def chunks(self) -> int:
+        """Of an output, wherever its first weight lies in a chunk."""
+        own = self.groups * self.taps
+        return -(-(own + (self.chunk - 1 if own < self.whole else 0)) // self.chunk)
 
     @property
-    def row(self) -> int:
-        return self.K * self.taps + self.gap
+    def output(self) -> int:
+        """Elements from an output to the next, as many as in memory but for whole sectors."""
+        room = self.chunks * self.chunk
+        return room + (self.whole - room) % SECTOR if self.chunk > 1 else room
+
+    @property
+    def strip(self) -> int:
+        """Elements from a thread's outputs to the next one's, which are in different banks."""
+        strip = self.apart * self.output
+        return strip + (SECTOR if self.chunk > 1 and strip % (2 * SECTOR) == 0 else 0)
 
     @property
     def size(self) -> int:
-        return -(-self.rows * self.row // 4) * 4
-
-
-class Meeting(NamedTuple):
-    """Which outputs meet the pixels of a tile, and through which taps; down and across alike.
-
-    down, across   rows and columns of outputs that the tile can meet
-    stride, step   of the tile: rows from where an output meets it to where the next one does,
-                   through the same taps, and to where the same one does through the next taps
-    output_of      device function (first, r, u, limit) -> i, met: the output that row r of the tile
-                   meets through taps u, and whether there is one, below `limit`
-    taps_of        device function (first, i) -> place, lowest, end: taps u of output i, from lowest
-                   up to end, meet row place + u * step of the tile
-
-    The tile begins at row `first` of its image.
-    """
-
-    down: int
-    across: int
-    stride: int
-    step: int
-    output_of: Callable
-    taps_of: Callable
+        """Of the row, which begins as far behind a sector's first element as it does in memory."""
+        strips, rest = divmod(self.across - 1, self.apart)
+        return _up(strips * self.strip + (rest + 1) * self.output + SECTOR, SECTOR) + self.gap
 
 
 class Fill(NamedTuple):
     """Where weights come from.
 
-    make(sizes, dtype, tile, meeting, weights, start)    gives the device function
-               fill(stage, source, n, first_row, first_column, top, left, first_g, t), which all
-               threads t of a block call. Behind stage[start] it stages the weights of the tile that
-               begins at first_row and first_column; the first output that it can meet is (top,
-               left)
-    extra(across)                                        how many more elements of the stage it
-               wants, for so many columns of outputs
+    ahead                                                        rows of weights that are on their
+               way while one is used
+    make(sizes, dtype, weights, rows, threads, spare, cleared)   gives the device function
+               fill(stage, start, source, n, i, left, first_g, t), which all threads t of a block
+               call. It stages the weights of so many rows of outputs behind stage[start]; the
+               first output is (i, left), the first group first_g. Columns outside of the image
+               get something finite, or keep what they have where the stage was cleared
+    extra(across)                                                how many more elements of the
+               stage it wants, for so many columns of outputs: stage[spare] and those behind
     """
 
+    ahead: int
     make: Callable
     extra: Callable
 
@@ -285,9 +300,26 @@ def image_gradient(
     dx = empty(x_shape, dy.dtype)
     tile = image_tile(sizes, dy.dtype, fill)
     kernel = _image_gradient_kernel(numba_type(dy.dtype), sizes, tile, fill, also is not None)
-    blocks = N * _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector)
-    launch(kernel, blocks, tile.block, dy, source, dy if also is None else also, dx)
+    stripes = N * _tiles_of(tile, 1, sizes.W, sizes.C // sizes.vector)
+    rows = _rows(stripes, tile, sizes)
+    blocks = stripes * -(-sizes.H // rows)
+    launch(kernel, blocks, tile.block[:2], dy, source, dy if also is None else also, dx, rows)
     return dx
+
+
+@lru_cache
+def _rows(stripes: int, tile: Tile, sizes: Sizes) -> int:
+    """Rows of dx that a block makes, so that so many stripes of the image end soonest.
+
+    Every block also goes through the rows of outputs that only reach into its own. Few warps keep
+    memory busy, and less than those leave it idle.
+    """
+    enough = MULTIPROCESSORS * -(-BUSY_WARPS * WARP // tile.threads)
+
+    def work(rows: int) -> int:
+        return max(enough, stripes * -(-sizes.H // rows)) * (rows + sizes.reach)
+
+    return min((-(-sizes.H // parts) for parts in range(1, sizes.H + 1)), key=work)
 
 
 @lru_cache
@@ -297,10 +329,12 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
 
     def costs(tile: Tile) -> Costs:
         image, pixels = _under_windows(tile, sizes), tile.rows * tile.wide
+        weights = _weights(tile, sizes)
         return Costs(
-            image.size + _weights(tile, sizes).size + fill.extra(tile.wide),
+            image.size + tile.rows * weights.size + fill.extra(tile.wide),
             image.moved + pixels * (tile.groups * taps + SECTOR),
-            _words(tile, sizes),
+            sizes.K * sizes.vector * _columns(tile, sizes)
+            + tile.pixels * taps * _weight_turns(tile, sizes, weights),
             _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.C // sizes.vector),
         )
 
@@ -309,19 +343,25 @@ def forward_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
 
 @lru_cache
 def image_tile(sizes: Sizes, dtype: np.dtype, fill: Fill) -> Tile:
-    """Pixels and channels of a block of the kernel that makes dx."""
-    taps = sizes.K**2
+    """Pixels of a row and channels of a block of the kernel that makes dx."""
+    taps, stride, vector = sizes.K**2, sizes.stride, sizes.vector
 
     def costs(tile: Tile) -> Costs:
-        image, pixels = _over_pixels(tile, sizes), tile.rows * tile.wide
+        dy, weights = _over_pixels(tile, sizes)
+        strip = _strip(tile.pixels, sizes)
         return Costs(
-            image.size + _weights(tile, sizes).size + fill.extra(image.across),
-            image.moved + pixels * (tile.groups * taps + SECTOR),
-            _words(tile, sizes._replace(stride=1)),
-            _tiles_of(tile, sizes.H, sizes.W, sizes.C // sizes.vector),
+            (ahead + 1) * (dy.size + weights.size) + fill.extra(dy.across),
+            dy.moved + dy.across * (tile.groups * taps + SECTOR) + stride * tile.wide * dy.channels,
+            vector * strip.columns + strip.outputs * taps * _weight_turns(tile, sizes, weights),
+            sizes.Ho * _tiles_of(tile, 1, sizes.W, sizes.C // vector),
         )
 
-    return best_tile(_slab_tiles(sizes, sizes.H, sizes.W), costs, dtype)
+    ring, ahead = max(sizes.reach + 1, stride), _ahead(sizes, fill)
+    some = [stride * times for times in IMAGE_PIXELS]
+    kept = [pixels for pixels in some
+            if (ring * pixels + _strip(pixels, sizes).columns) * vector <= REGISTERS]  # fmt: skip
+    most = kept[0] if kept else some[-1]
+    return best_tile(_slab_tiles(sizes, 1, sizes.W, [most]), costs, dtype)
 
 
 @lru_cache
@@ -331,17 +371,26 @@ def kernel_tile(sizes: Sizes, dtype: np.dtype) -> Tile:
 
     def costs(tile: Tile) -> Costs:
         images, pixels = _chunk(tile, sizes), tile.rows * tile.wide
+        image, dy = images
+        windows, columns = [], _columns(tile, sizes)
+        for t in range(min(WARP, tile.threads)):
+            strip, lane = divmod(t, tile.lanes)
+            row, strip = divmod(strip, tile.strips)
+            row = row * sizes.stride + lane % sizes.K * sizes.dilation
+            swap = row // 4 % 2 * 4
+            windows.append(row * image.line + strip * image.strip + swap)
+        turns = _turns(windows, sizes.vector) * columns + sizes.vector * tile.pixels
         return Costs(
-            max(sum(image.size for image in images), tile.rows * _sums_row(tile, taps)),
-            sum(image.moved for image in images) * -(-per_group // CHANNELS)
+            max(image.size + dy.size, tile.rows * _sums(tile, sizes).size),
+            (image.moved + dy.moved) * -(-per_group // CHANNELS)
             + pixels * (tile.groups * taps + SECTOR),
-            (_columns(tile, sizes) + tile.pixels) * per_group,
+            turns * per_group // sizes.vector,
             _tiles_of(tile, sizes.Ho, sizes.Wo, sizes.G * sizes.K),
         )
 
     most = max(1, min(sizes.G, CHANNELS // per_group))
     lanes = [(groups * sizes.K, groups) for groups in range(1, most + 1)]
-    tiles = _tiles(lanes, sizes.Ho, sizes.Wo, TAP_PIXELS)
+    tiles = _tiles(lanes, sizes.Ho, sizes.Wo, PIXELS)
     return best_tile(tiles, costs, dtype)
 
 
@@ -360,8 +409,8 @@ def best_tile(tiles: Iterable[Tile], costs: Callable[[Tile], Costs], dtype: np.d
 
     It gets CACHED elements a cycle, and its shared memory serves a warp with one for each thread. A
     warp with a single thread takes as long as a full one. As many blocks take turns as there is
-    room for. Each has to wait for what it fetches, and alone takes thrice as long as in turns with
-    others. The constants are fitted to timings on an H200.
+    room for. Each has to wait for what it fetches, and alone takes six times as long as in turns
+    with others. The constants are fitted to timings on an H200.
     """
     best, least = None, np.inf
     for tile in tiles:
@@ -372,7 +421,7 @@ def best_tile(tiles: Iterable[Tile], costs: Callable[[Tile], Costs], dtype: np.d
         warps = -(-tile.threads // WARP)
         resident = min(SHARED_BYTES // (nbytes + RESERVED_BYTES), MOST_WARPS // warps, MOST_BLOCKS)
         work = moved / CACHED + warps * read
-        cycles = count * max(work, (FETCH_CYCLES + 3 * work) / max(1, resident))
+        cycles = count * max(work, (FETCH_CYCLES + 6 * work) / max(1, resident))
         if cycles < least:
             best, least = tile, cycles
     if best is None:
@@ -393,11 +442,6 @@ def _columns(tile: Tile, sizes: Sizes) -> int:
     return (tile.pixels - 1) * sizes.stride + sizes.reach + 1
 
 
-def _words(tile: Tile, sizes: Sizes) -> int:
-    """What a thread reads of the stage to sum its windows: their pixels, and their weights."""
-    return sizes.K * (sizes.vector * _columns(tile, sizes) + tile.pixels * sizes.K)
-
-
 def _tiles(
     lanes_and_groups: Sequence[tuple[int, int]], H: int, W: int, pixels_of_thread: Sequence[int]
 ) -> Iterator[Tile]:
@@ -409,25 +453,52 @@ def _tiles(
                     yield Tile(lanes, strips, rows, pixels, groups)
 
 
-def _slab_tiles(sizes: Sizes, H: int, W: int) -> Iterator[Tile]:
-    """Tiles whose lanes are vectors of channels."""
-
-    def groups(lanes: int) -> int:
-        slab, per_group = lanes * sizes.vector, sizes.C // sizes.G
-        if slab >= sizes.C:
-            return sizes.G
-        if slab % per_group == 0 or per_group % slab == 0:
-            return max(1, slab // per_group)
-        return min(sizes.G, (slab - 2) // per_group + 2)
-
-    most = min(sizes.C // sizes.vector, LANES)
-    lanes = [(lanes, groups(lanes)) for lanes in range(1, most + 1)]
-    return _tiles(lanes, H, W, PIXELS)
+def _slab_tiles(
+    sizes: Sizes, H: int, W: int, pixels_of_thread: Sequence[int] = PIXELS
+) -> Iterator[Tile]:
+    """Tiles whose lanes are vectors of channels: of a part of a group, or of whole groups."""
+    per_group = sizes.C // sizes.G
+    slabs = range(sizes.vector, min(sizes.C, LANES * sizes.vector) + 1, sizes.vector)
+    lanes = [
+        (slab // sizes.vector, max(1, slab // per_group))
+        for slab in slabs
+        if slab % per_group == 0 or per_group % slab == 0
+    ]
+    return _tiles(lanes, H, W, pixels_of_thread)
 
 
 def _weights(tile: Tile, sizes: Sizes) -> Weights:
-    weights = Weights(tile.rows, tile.wide, tile.groups, sizes.K, 0)
-    return weights._replace(gap=_gap(weights.row, 1, weights.taps))
+    """Of a row of the tile's outputs."""
+    taps = sizes.K**2
+    weights = Weights(tile.wide, tile.pixels, tile.groups, taps, sizes.G * taps)
+    return weights._replace(gap=_gap(weights.size, 1, tile.strips * weights.strip, SECTOR))
+
+
+def _weight_turns(tile: Tile, sizes: Sizes, weights: Weights) -> int:
+    """Turns that shared memory takes to give each thread of a warp a weight."""
+
+    def place(t: int) -> int:
+        strip, lane = divmod(t, tile.lanes)
+        row, strip = divmod(strip, tile.strips)
+        g = lane * sizes.vector * sizes.G // sizes.C
+        return row * weights.size + strip * weights.strip + g * weights.taps
+
+    return _turns([place(t) for t in range(min(WARP, tile.threads))], 1)
+
+
+def _turns(places: Sequence[int], vector: int) -> int:
+    """Turns that shared memory takes to serve a warp, whose threads ask for vectors at places.
+
+    In each it serves as many threads as it has banks for vectors. Threads that ask for the same
+    are served at once, those that ask a bank for different ones one after the other.
+    """
+    banks, turns = BANKS // vector, 0
+    for first in range(0, len(places), banks):
+        asked = defaultdict(set)
+        for place in places[first : first + banks]:
+            asked[place // vector % banks].add(place)
+        turns += max(map(len, asked.values()))
+    return turns
 
 
 def _gap(step: int, times: int, wanted: int, unit: int = 1) -> int:
@@ -445,133 +516,153 @@ def _under_windows(tile: Tile, sizes: Sizes) -> Image:
     down, across = (
         (count - 1) * sizes.stride + sizes.reach + 1 for count in (tile.rows, tile.wide)
     )
-    image = Image(down, across, tile.lanes * sizes.vector)
-    wanted = tile.wide * sizes.stride * image.pixel
-    return image._replace(gap=_gap(image.line, sizes.stride, wanted, 4))
+    image = Image(down, across, tile.lanes * sizes.vector, tile.pixels * sizes.stride)
+    wanted = tile.strips * image.strip
+    return image._replace(gap=_gap(image.line, sizes.stride, wanted, SECTOR))
 
 
-def _over_pixels(tile: Tile, sizes: Sizes) -> Image:
-    """The outputs whose windows can hold a pixel of the tile."""
-    down, across = (
-        (count - 1 + sizes.reach) // sizes.stride + 1 for count in (tile.rows, tile.wide)
-    )
-    image = Image(down, across, tile.lanes * sizes.vector)
-    return image._replace(gap=_gap(image.line, 1, tile.wide * image.pixel, 4))
+class Strip(NamedTuple):
+    """Outputs that meet a row of a thread's pixels: from column `first` on, counted from its own.
 
-
-def _sums_row(tile: Tile, taps: int) -> int:
-    """Elements from a tile's row of kernels in shared memory to the next.
-
-    A warp has rows of taps of neighbouring pixel rows: with the gap they lie in banks of their own.
+    Its own begin at every `outputs` columns.
     """
-    row = tile.wide * tile.groups * taps
-    return row + _gap(row, 1, tile.groups * taps)
+
+    outputs: int
+    first: int
+    columns: int
+
+
+def _strip(pixels: int, sizes: Sizes) -> Strip:
+    last = (pixels - 1 + sizes.before) // sizes.stride
+    first = -((sizes.reach - sizes.before) // sizes.stride)
+    return Strip(pixels // sizes.stride, first, last - first + 1)
+
+
+def _over_pixels(tile: Tile, sizes: Sizes) -> tuple[Image, Weights]:
+    """A row of the outputs whose windows can hold a pixel of the tile, and of their weights."""
+    strip = _strip(tile.pixels, sizes)
+    across = (tile.strips - 1) * strip.outputs + strip.columns
+    weights = _weights(tile, sizes)._replace(across=across, apart=strip.outputs, gap=0)
+    return Image(1, across, tile.lanes * sizes.vector, strip.outputs), weights
+
+
+def _ahead(sizes: Sizes, fill: Fill) -> int:
+    """Rows of outputs that dx's blocks fetch ahead: as many as fill likes, one where K is large."""
+    row = sizes.K * sizes.K**2 * np.dtype(np.float64).itemsize
+    return fill.ahead if (fill.ahead + 1) * row <= BLOCK_BYTES else 1
+
+
+def _sums(tile: Tile, sizes: Sizes) -> Weights:
+    """A row of the tile's gradients in shared memory, from where they leave.
+
+    A warp has rows of taps of neighbouring rows of pixels: with the gap those of four of them lie
+    in banks of their own.
+    """
+    sums = _weights(tile, sizes)._replace(gap=0)
+    return sums._replace(gap=_gap(sums.size, 1, _up(sizes.K, 4), 4))
 
 
 def _chunk(tile: Tile, sizes: Sizes) -> tuple[Image, Image]:
-    """What dkernel's block reads at once: of the image, and of dy."""
+    """What dkernel's block reads at once: of the image, and of dy.
+
+    Four rows of either start in different banks.
+    """
     channels = tile.groups * min(sizes.C // sizes.G, CHANNELS)
     image = _under_windows(tile, sizes)._replace(channels=channels, gap=0)
-    return image, Image(tile.rows, tile.wide, channels)
+    dy = Image(tile.rows, tile.wide, channels, tile.pixels)
+    image, dy = (
+        part._replace(gap=SECTOR if part.line % (2 * SECTOR) == 0 else 0) for part in (image, dy)
+    )
+    return image, dy
+
+
+def _up(count: int, unit: int) -> int:
+    """The next whole number of units."""
+    return -(-count // unit) * unit
+
+
+@lru_cache
+def finder(of: Image | Weights, each: int) -> Callable:
+    """A device function that finds a column in a row of the stage, counted from any strip's first.
+
+    Where the column is known before the kernel runs, so is what it returns.
+    """
+    apart, strip = of.apart, of.strip
+
+    @cuda.jit(device=True)
+    def place_of(column):
+        column = at(column)
+        return column // at(apart) * strip + column % at(apart) * each
+
+    return place_of
+
+
+@lru_cache
+def leader(sizes: Sizes, whole: bool) -> Callable:
+    """A device function that tells how many elements before a row's first one a sector begins.
+
+    Copies of two neighbours become one where both lie in one sector here and there; so the stage
+    keeps the memory's place in the sector.
+    """
+    Ho, Wo, taps, of_output = sizes.Ho, sizes.Wo, sizes.K**2, sizes.G * sizes.K**2
+
+    @cuda.jit(device=True)
+    def lead(n, i, left, first_g):
+        first = at(((n * Ho + i) * Wo + left) * of_output + first_g * taps)
+        return first % at(SECTOR) if whole else at(0)
+
+    return lead
 
 
 @lru_cache
 def _read_weights(
-    sizes: Sizes, dtype: Any, tile: Tile, meeting: Meeting, weights: Weights, start: int
+    sizes: Sizes, dtype: Any, weights: Weights, rows: int, threads: int, spare: int, cleared: bool
 ) -> Callable:
-    """A thread fetches one of an output's weights, and the same of further outputs.
-
-    Neighbouring threads fetch neighbouring weights, wherever in the tile they belong.
-    """
-    Ho, Wo, G, K = sizes.Ho, sizes.Wo, sizes.G, sizes.K
-    tile_rows, wide, threads = tile.rows, tile.wide, tile.threads
-    row, taps, pixel = weights.row, weights.taps, weights.pixel
-    _, across, stride, step, output_of, taps_of = meeting
-    run, whole = tile.groups * K * K, G * K * K  # weights of an output, here and in memory
-    parts = max(1, threads // run)  # of a row's outputs, where there are threads for several
-    fetch, _ = fetching(1)
+    """Neighbouring threads fetch neighbouring chunks, wherever in the row they belong."""
+    Ho, Wo, G, taps = sizes.Ho, sizes.Wo, sizes.G, sizes.K**2
+    across, groups, whole, chunk, chunks = (
+        weights.across, weights.groups, weights.whole, weights.chunk, weights.chunks,
+    )  # fmt: skip
+    row, turns = weights.size, -(-across * chunks // threads)
+    place_of, lead_of = finder(weights, weights.output), leader(sizes, chunk > 1)
+    fetch = fetching(chunk)
 
     @cuda.jit(device=True)
-    def fill(stage, source, n, first_row, first_column, top, left, first_g, t):
-        place_across = taps_of(first_column, left)[0]
-        own = at(t) // run
-        e = at(t - own * run)
-        while own < parts and e < run:
-            g, u, v = e // (K * K), e // K % K, e % K
-            place = start + u * taps + g * K + v
-            first = (n * Ho * Wo + left) * whole + first_g * (K * K) + e
-            limit = at(Ho) if first_g + g < G else at(0)
-            for j in range(own, across, parts):
-                p = place_across + v * step + j * stride
-                if at(p) < wide:
-                    in_image = at(left + j) < Wo
-                    to, of = place + p * pixel, first + j * whole
-                    for r in range(tile_rows):
-                        i, met = output_of(first_row, r, u, limit)
-                        index = far(of + i * (Wo * whole))
-                        fetch(stage, far(to + r * row), source[0], index, met and in_image)
-            e = at(e + threads)
+    def fill(stage, start, source, n, i, left, first_g, t):
+        before = at(first_g * taps) % chunk  # of a chunk, weights of other groups
+        end = min(groups, G - first_g) * taps + before
+        for turn in range(turns):
+            e = at(t + turn * threads)
+            j, k = e // at(chunks), e % at(chunks) * chunk
+            inside = at(left + j) < Wo
+            if j < across and k < end and (inside or not cleared):
+                place = start + place_of(j) + k - before
+                first = ((n * Ho + i) * Wo + left + j) * whole + first_g * taps + k - before
+                for r in range(rows):
+                    if rows == 1 or at(i + r) < Ho:
+                        to = far(place + r * row + lead_of(n, i + r, left, first_g))
+                        fetch(stage, to, source[0], far(first + r * (Wo * whole)), inside)
 
     return fill
 
 
-READ = Fill(_read_weights, lambda across: 0)
-
-
-@lru_cache
-def _forward_meeting(sizes: Sizes, tile: Tile) -> Meeting:
-    """A tile's pixels are outputs."""
-    K = sizes.K
-
-    @cuda.jit(device=True)
-    def output_of(first, r, u, limit):
-        i = first + r
-        return i, at(i) < limit
-
-    @cuda.jit(device=True)
-    def taps_of(first, i):
-        return i - first, 0, K
-
-    return Meeting(tile.rows, tile.wide, 1, 0, output_of, taps_of)
-
-
-@lru_cache
-def _image_meeting(sizes: Sizes, tile: Tile) -> Meeting:
-    """A tile's pixels are those of the image."""
-    K, stride, dilation, before = sizes.K, sizes.stride, sizes.dilation, sizes.before
-    tile_rows = tile.rows
-
-    @cuda.jit(device=True)
-    def output_of(first, r, u, limit):
-        met = first + r + before - u * dilation
-        if stride == 1:
-            return met, at(met) < limit
-        i = at(at(met) // stride)  # something huge where met is negative
-        return i, at(met) % stride == 0 and i < limit
-
-    @cuda.jit(device=True)
-    def taps_of(first, i):
-        place = i * stride - before - first
-        lowest = max(0, -(place // dilation))
-        return place, lowest, max(lowest, min(K, (tile_rows - 1 - place) // dilation + 1))
-
-    part = _over_pixels(tile, sizes)
-    return Meeting(part.down, part.across, stride, dilation, output_of, taps_of)
+READ = Fill(2, _read_weights, lambda across: 0)
 
 
 @lru_cache
 def _own_tile(tile: Tile, H: int, W: int, lanes: int) -> Callable:
     """A function that returns a block's image, and the first row, column and lane of its tile."""
-    slabs, across, down = -(-lanes // tile.lanes), -(-W // tile.wide), -(-H // tile.rows)
-    tile_lanes, tile_rows, wide = tile.lanes, tile.rows, tile.wide
+    slabs, across = -(-lanes // tile.lanes), -(-W // tile.wide)
+    tile_lanes, wide = tile.lanes, tile.wide
 
     @cuda.jit(device=True)
-    def own_tile():
+    def own_tile(rows):
+        down = at(at(H + rows - 1) // at(rows))
         pixels = at(cuda.blockIdx.x) // at(slabs)
         row = pixels // at(across)
         return (
-            row // at(down),
-            row % at(down) * tile_rows,
+            row // down,
+            row % down * rows,
             pixels % at(across) * wide,
             at(cuda.blockIdx.x) % at(slabs) * tile_lanes,
         )
@@ -587,28 +678,30 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
     A thread goes down a column, so that it finds its place but once.
     """
     H, W, C = sizes
-    down, across, channels, _ = part
-    vectors, pixel_step, line = channels // vector, part.pixel, part.line
+    down, across, channels = part[:3]
+    vectors, line, place_of = channels // vector, part.line, finder(part, channels)
     wide = across * vectors
     parts = max(1, threads // wide)  # of the rows, where there are threads for several
-    turns = -(-down // parts)
-    fetch, _ = fetching(vector)
+    turns, turns_across = -(-down // parts), -(-wide // threads)
+    fetch = fetching(vector)
 
     @cuda.jit(device=True)
     def stage_image(stage, start, image, n, top, left, first_c, end, t):
         own = at(t) // at(wide) if parts > 1 else at(0)
-        e = at(t - own * wide)
-        while own < parts and e < wide:
-            s, c = at(left + e // vectors), at(first_c + e % vectors * vector)
-            limit = at(H) if s < W and c < end else at(0)
-            first = ((n * H + top + own) * W + s) * C + c
-            place = start + own * line + e // vectors * pixel_step + e % vectors * vector
-            for turn in range(turns):
-                row = turn * parts
-                if row + parts <= down or at(own + row) < at(down):  # all but the last are there
-                    to, of = far(place + row * line), far(first + row * (W * C))
-                    fetch(stage, to, image, of, at(top + own + row) < limit)
-            e = at(e + threads)
+        for turn_across in range(turns_across):
+            e = at(t - own * wide + turn_across * threads)
+            if own < parts and e < wide:
+                s, c = at(left + e // vectors), at(first_c + e % vectors * vector)
+                limit = at(H) if s < W and c < end else at(0)
+                first = ((n * H + top + own) * W + s) * C + c
+                place = start + own * line + place_of(e // vectors) + e % vectors * vector
+                for turn in range(turns):
+                    row = turn * parts
+                    if row + parts <= down or at(own + row) < at(
+                        down
+                    ):  # all but the last are there
+                        to, of = far(place + row * line), far(first + row * (W * C))
+                        fetch(stage, to, image, of, at(top + own + row) < limit)
 
     return stage_image
 
@@ -617,18 +710,21 @@ def _stage_image(sizes: tuple[int, int, int], part: Image, vector: int, threads:
 def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, _, pixels, _ = tile
+    lanes, strips, tile_rows, pixels, _ = tile
     part, weights = _under_windows(tile, sizes), _weights(tile, sizes)
-    pixel_step, line = part.pixel, part.line
-    start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
+    strip, line, weights_strip, weights_row = part.strip, part.line, weights.strip, weights.size
+    taps, start = K * K, part.size
+    spare = start + tile_rows * weights_row
+    column_of, output_of = finder(part, part.channels), finder(weights, weights.output)
+    lead_of = leader(sizes, weights.chunk > 1)
     columns = _columns(tile, sizes)
     owned, read = pixels * vector, columns * vector
-    stage = staging(start + weights.size + fill.extra(tile.wide), dtype)
+    stage = staging(spare + fill.extra(tile.wide), dtype)
     own_tile = _own_tile(tile, Ho, Wo, C // vector)
     stage_image = _stage_image((H, W, C), part, vector, tile.threads)
-    fill_weights = fill.make(sizes, dtype, tile, _forward_meeting(sizes, tile), weights, start)
+    fill_weights = fill.make(sizes, dtype, weights, tile_rows, tile.threads, spare, False)
     load, store = ACCESS[vector]
-    _, fetched = fetching(vector)
+    end_round, fetched = rounds_of_fetches(0)
     zero = dtype(0)
 
     @cuda.jit
@@ -638,12 +734,13 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         window = cuda.local.array(read, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
         t = (tz * strips + ty) * lanes + tx
-        n, first_i, first_j, first_lane = own_tile()
+        n, first_i, first_j, first_lane = own_tile(tile_rows)
         first_c = first_lane * vector
         first_g = first_c // per_group
         top, left = first_i * stride - before, first_j * stride - before
         stage_image(staged, 0, x, n, top, left, first_c, C, t)
-        fill_weights(staged, source, n, first_i, first_j, first_i, first_j, first_g, t)
+        fill_weights(staged, start, source, n, first_i, first_j, first_g, t)
+        end_round()
         fetched()
         cuda.syncthreads()
 
@@ -651,18 +748,19 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
         if i >= Ho or j >= Wo or c >= C:
             return
         g = at(c) // per_group - first_g
-        first = tz * stride * line + ty * pixels * stride * pixel_step + tx * vector
-        first_weight = start + tz * weights_row + ty * pixels * weights_pixel + g * K
+        first = tz * stride * line + ty * strip + tx * vector
+        first_weight = start + tz * weights_row + ty * weights_strip + g * taps
+        first_weight += lead_of(n, i, first_j, first_g)
         for e in range(owned):
             sums[e] = zero
         for u in range(K):
             for column in range(columns):
-                values = load(staged, far(first + u * dilation * line + column * pixel_step))
+                values = load(staged, far(first + u * dilation * line + column_of(column)))
                 for q in range(vector):
                     window[column * vector + q] = values[q]
             for p in range(pixels):
                 for v in range(K):
-                    weight = staged[far(first_weight + u * taps + p * weights_pixel + v)]
+                    weight = staged[far(first_weight + output_of(p) + u * K + v)]
                     for q in range(vector):
                         column = p * stride + v * dilation
                         sums[p * vector + q] += weight * window[column * vector + q]
@@ -675,101 +773,150 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
 
 
 @lru_cache
+def _add_taps(sizes: Sizes, pixels: int, weights: Weights, u: int, count: int) -> Callable:
+    """What a row of outputs adds to the pixels it meets by `count` rows of taps, from u on.
+
+    One after the other, twice half as many: none is a loop, and every sum stays in a register.
+    """
+    if count > 1:
+        half = count // 2
+        add_half = _add_taps(sizes, pixels, weights, u, half)
+        add_others = _add_taps(sizes, pixels, weights, u + half, count - half)
+
+        @cuda.jit(device=True)
+        def add_taps(staged, first_weight, window, sums):
+            add_half(staged, first_weight, window, sums)
+            add_others(staged, first_weight, window, sums)
+
+        return add_taps
+
+    K, stride, dilation, before = sizes.K, sizes.stride, sizes.dilation, sizes.before
+    vector, output_of = sizes.vector, finder(weights, weights.output)
+    _, first, _ = _strip(pixels, sizes)
+    behind = -first * stride + before  # makes what is divided by the stride positive
+
+    @cuda.jit(device=True)
+    def add_row(staged, first_weight, window, sums):
+        for p in range(pixels):
+            for v in range(K):
+                if (p + behind - v * dilation) % stride == 0:
+                    column = (p + behind - v * dilation) // stride
+                    weight = staged[far(first_weight + output_of(column) + u * K + v)]
+                    for q in range(vector):
+                        e = (u * dilation * pixels + p) * vector + q
+                        sums[e] += weight * window[column * vector + q]
+
+    return add_row
+
+
+@lru_cache
 def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has_also: bool) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
-    lanes, strips, _, pixels, _ = tile
-    part = _over_pixels(tile, sizes)
-    pixel_step, line, weights = part.pixel, part.line, _weights(tile, sizes)
-    start, weights_row, taps, weights_pixel = part.size, weights.row, weights.taps, weights.pixel
-    columns = pixels + sizes.reach  # outputs that a thread's pixels see in a row, stride 1
-    ahead = before - sizes.reach + stride - 1  # of a pixel's first output, rounded up
-    owned, read = pixels * vector, columns * vector
-    stage = staging(start + weights.size + fill.extra(part.across), dtype)
+    lanes, strips, _, pixels, groups = tile
+    part, weights = _over_pixels(tile, sizes)
+    strip, weights_strip, taps = part.strip, weights.strip, K * K
+    _, first_column, columns = _strip(pixels, sizes)
+    column_of, lead_of = finder(part, part.channels), leader(sizes, weights.chunk > 1)
+    ring = max(sizes.reach + 1, stride)  # rows of dx that are not complete
+    line, read = pixels * vector, columns * vector
+    owned = ring * line
+    start, stretch, ahead = part.size, part.size + weights.size, _ahead(sizes, fill)
+    held = (ahead + 1) * stretch
+    stage = staging(held + fill.extra(weights.across), dtype)
     own_tile = _own_tile(tile, H, W, C // vector)
     stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads)
-    fill_weights = fill.make(sizes, dtype, tile, _image_meeting(sizes, tile), weights, start)
+    fill_weights = fill.make(sizes, dtype, weights, 1, tile.threads, held, True)
+    add_taps = _add_taps(sizes, pixels, weights, 0, K)
     load, store = ACCESS[vector]
-    _, fetched = fetching(vector)
+    _, store_four = ACCESS[4]
+    end_round, fetched = rounds_of_fetches(ahead - 1)
+    threads = tile.threads
     zero = dtype(0)
 
     @cuda.jit
-    def involution_image_gradient(dy, source, also, dx):
+    def involution_image_gradient(dy, source, also, dx, rows):
         staged = stage()
         sums = cuda.local.array(owned, dtype)
         window = cuda.local.array(read, dtype)
-        tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
-        t = (tz * strips + ty) * lanes + tx
-        n, first_r, first_s, first_lane = own_tile()
+        nothing = cuda.local.array(4, dtype)
+        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+        t = ty * lanes + tx
+        n, first_r, first_s, first_lane = own_tile(rows)
         first_c = first_lane * vector
         first_g = first_c // per_group
-        # the first output whose window can hold the tile's first pixel, as its last tap
-        top, left = (first_r + ahead) // stride, (first_s + ahead) // stride
-        stage_image(staged, 0, dy, n, top, left, first_c, C, t)
-        fill_weights(staged, source, n, first_r, first_s, top, left, first_g, t)
-        fetched()
-        cuda.syncthreads()
-
-        r, s, c = first_r + tz, first_s + ty * pixels, first_c + tx * vector
-        if r >= H or s >= W or c >= C:
-            return
-        g = at(c) // per_group - first_g
-        first_weight = start + tz * weights_row + ty * pixels * weights_pixel + g * K
+        end_r = min(H, first_r + rows)
+        left = first_s // stride + first_column
+        s, c = first_s + ty * pixels, first_c + tx * vector
+        own = tx * vector + ty * strip
+        g = min(at(c) // per_group - first_g, groups - 1)
+        first_weight = start + ty * weights_strip + g * taps
         for e in range(owned):
             sums[e] = zero
-        for u in range(K):
-            met = at(r + before - u * dilation)  # wraps where it is negative
-            i = at(met // stride)
-            if met % stride == 0 and i < Ho:
-                own_line = (i - top) * line + tx * vector
-                if stride == 1:
-                    first = own_line + ty * pixels * pixel_step
-                    for column in range(columns):
-                        values = load(staged, far(first + column * pixel_step))
-                        for q in range(vector):
-                            window[column * vector + q] = values[q]
-                    for p in range(pixels):
-                        for v in range(K):
-                            weight = staged[far(first_weight + u * taps + p * weights_pixel + v)]
-                            for q in range(vector):
-                                column = p + (K - 1 - v) * dilation
-                                sums[p * vector + q] += weight * window[column * vector + q]
-                else:
-                    for p in range(pixels):
-                        for v in range(K):
-                            first = at(s + p + before - v * dilation)
-                            j = at(first // stride)
-                            if first % stride == 0 and j < Wo:
-                                place = first_weight + u * taps + p * weights_pixel + v
-                                weight = staged[far(place)]
-                                values = load(staged, at(own_line + (j - left) * pixel_step))
-                                for q in range(vector):
-                                    sums[p * vector + q] += weight * values[q]
-        first_dx = ((n * H + r) * W + s) * C + c
-        for p in range(pixels):
-            if s + p < W:
-                if has_also:
-                    i, j = at(r) // stride, at(s + p) // stride
-                    high_cell = stride if (i + 1) * stride <= H else H - i * stride
-                    across_cell = stride if (j + 1) * stride <= W else W - j * stride
-                    values = load(also, at(((n * Ho + i) * Wo + j) * C + c))
+        for q in range(4):
+            nothing[q] = zero
+        e = at(4 * t)
+        while e < held:
+            store_four(staged, e, nothing, 0)
+            e = at(e + 4 * threads)
+        cuda.syncthreads()
+        # the first output that meets the block's rows, or lies before them, and the last one
+        i = max(0, min(-((before - first_r) // stride), (first_r + before) // stride))
+        last = (end_r - 1 + before) // stride
+        for further in range(ahead):
+            if i + further < Ho and i + further <= last:
+                free = further * stretch
+                stage_image(staged, free, dy, n, i + further, left, first_c, C, t)
+                fill_weights(staged, free + start, source, n, i + further, left, first_g, t)
+            end_round()
+        now, free = 0, ahead * stretch
+        while i <= last:
+            fetched()
+            cuda.syncthreads()
+            if i + ahead < Ho and i + ahead <= last:
+                stage_image(staged, free, dy, n, i + ahead, left, first_c, C, t)
+                fill_weights(staged, free + start, source, n, i + ahead, left, first_g, t)
+            end_round()
+            if i < Ho:
+                for column in range(columns):
+                    values = load(staged, far(now + own + column_of(column)))
                     for q in range(vector):
-                        sums[p * vector + q] += values[q] / dtype(high_cell * across_cell)
-                store(dx, far(first_dx + p * C), sums, p * vector)
+                        window[column * vector + q] = values[q]
+                lead = lead_of(n, i, left, first_g)
+                add_taps(staged, now + first_weight + lead, window, sums)
+            for u in range(stride):  # no further output meets these rows
+                r = i * stride - before + u
+                if r >= first_r and r < end_r and c < C:
+                    first_dx = ((n * H + r) * W + s) * C + c
+                    for p in range(pixels):
+                        if s + p < W:
+                            place = u * line + p * vector
+                            if has_also:
+                                own_i, j = at(r) // stride, at(s + p) // stride
+                                cell = min(stride, H - own_i * stride) * min(stride, W - j * stride)
+                                values = load(also, at(((n * Ho + own_i) * Wo + j) * C + c))
+                                for q in range(vector):
+                                    sums[place + q] += values[q] / dtype(cell)
+                            store(dx, far(first_dx + p * C), sums, place)
+            for e in range(owned):
+                further = e + stride * line
+                sums[e] = sums[further] if further < owned else zero
+            free, now = now, now + stretch if now + stretch < held else 0
+            i += 1
 
     return involution_image_gradient
 
 
 @lru_cache
-def _add_products(sizes: Sizes, pixel_step: int, pixel: int, count: int) -> Callable:
+def _add_products(sizes: Sizes, dy_step: int, pixel: int, count: int) -> Callable:
     """What one vector of channels adds to the sums of `count` pixels, from `pixel` on.
 
     One after the other, twice half as many: none is a loop, and every sum stays in a register.
     """
     if count > 1:
         half = count // 2
-        add_half = _add_products(sizes, pixel_step, pixel, half)
-        add_others = _add_products(sizes, pixel_step, pixel + half, count - half)
+        add_half = _add_products(sizes, dy_step, pixel, half)
+        add_others = _add_products(sizes, dy_step, pixel + half, count - half)
 
         @cuda.jit(device=True)
         def add_products(staged, first_dy, window, sums):
@@ -783,7 +930,7 @@ def _add_products(sizes: Sizes, pixel_step: int, pixel: int, count: int) -> Call
 
     @cuda.jit(device=True)
     def add_pixel(staged, first_dy, window, sums):
-        dy = load(staged, far(first_dy + pixel * pixel_step))
+        dy = load(staged, far(first_dy + pixel * dy_step))
         for v in range(K):
             for q in range(vector):
                 column = pixel * stride + v * dilation
@@ -793,28 +940,66 @@ def _add_products(sizes: Sizes, pixel_step: int, pixel: int, count: int) -> Call
 
 
 @lru_cache
+def _leave(tile: Tile, sizes: Sizes, length: int) -> Callable:
+    """A function by which a thread sends `length` neighbours of every row of a tile to memory."""
+    rows, sums_row, row_of_kernels = (
+        tile.rows,
+        _sums(tile, sizes).size,
+        sizes.Wo * sizes.G * sizes.K**2,
+    )
+    together, Ho = min(8, rows), sizes.Ho
+    even = Ho % rows == 0
+    load, store = ACCESS[length]
+
+    @cuda.jit(device=True)
+    def leave(staged, place, dkernel, first, first_i, leaving):
+        for first_r in range(0, rows, together):
+            for r in range(together):  # all are read before one is waited for
+                row = first_r + r if first_r + r < rows else rows - 1
+                values = load(staged, far(place + row * sums_row))
+                for q in range(length):
+                    leaving[r * length + q] = values[q]
+            for r in range(together):
+                row = first_r + r
+                if row < rows and (even or at(first_i + row) < at(Ho)):
+                    store(dkernel, far(first + row * row_of_kernels), leaving, r * length)
+
+    return leave
+
+
+@lru_cache
 def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     H, W, C, G, K, stride, dilation, Ho, Wo = sizes
     vector, before, per_group = sizes.vector, sizes.before, C // G
     lanes, strips, tile_rows, pixels, groups = tile
     wide, threads = tile.wide, tile.threads
     part, part_dy = _chunk(tile, sizes)
-    pixel_step, line, line_dy = part.pixel, part.line, part_dy.line
+    strip, line, strip_dy, line_dy = part.strip, part.line, part_dy.strip, part_dy.line
+    column_of = finder(part, part.channels)
     start_dy = part.size
     channels = part.channels // groups  # of a group, at once
+    swapped = 4 if channels % 8 == 0 and vector == 4 else 0
     taps = K * K
-    run = groups * taps  # of a pixel
     columns = _columns(tile, sizes)
     read, weighed = columns * vector, pixels * K
-    together, even = min(8, tile_rows), Ho % tile_rows == 0
-    sums_row = _sums_row(tile, taps)
+    gradients = _sums(tile, sizes)
+    sums_row, chunk, chunks, whole = (
+        gradients.size,
+        gradients.chunk,
+        gradients.chunks,
+        gradients.whole,
+    )
+    sums_of, leave, leave_one = (
+        finder(gradients, gradients.output), _leave(tile, sizes, chunk), _leave(tile, sizes, 1),
+    )  # fmt: skip
+    held = min(8, tile_rows) * chunk
     stage = staging(max(part.size + part_dy.size, tile_rows * sums_row), dtype)
     own_tile = _own_tile(tile, Ho, Wo, G * K)
     stage_image = _stage_image((H, W, C), part, vector, threads)
     stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads)
-    add_products = _add_products(sizes, pixel_step, 0, pixels)
+    add_products = _add_products(sizes, part_dy.channels, 0, pixels)
     load, _ = ACCESS[vector]
-    _, fetched = fetching(vector)
+    end_round, fetched = rounds_of_fetches(0)
     zero = dtype(0)
 
     @cuda.jit
@@ -822,16 +1007,17 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
         staged = stage()
         sums = cuda.local.array(weighed, dtype)
         window = cuda.local.array(read, dtype)
-        leaving = cuda.local.array(together, dtype)
+        leaving = cuda.local.array(held, dtype)
         tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
         u, g = at(tx) % K, at(tx) // K
         t = (tz * strips + ty) * lanes + tx
-        n, first_i, first_j, first_lane = own_tile()
+        n, first_i, first_j, first_lane = own_tile(tile_rows)
         first_g = first_lane // K
         top, left = first_i * stride - before, first_j * stride - before
         end = min(C, (first_g + groups) * per_group)
-        first = (tz * stride + u * dilation) * line + ty * pixels * stride * pixel_step
-        first_dy = start_dy + tz * line_dy + ty * pixels * pixel_step
+        row = tz * stride + u * dilation
+        first, first_dy = row * line + ty * strip, start_dy + tz * line_dy + ty * strip_dy
+        swap = at(row) // 4 % 2 * swapped  # so that four rows find the banks that four others left
         for e in range(weighed):
             sums[e] = zero
         for first_c in range(0, per_group, channels):
@@ -839,34 +1025,41 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
             cuda.syncthreads()
             stage_image(staged, 0, x, n, top, left, c, end, t)
             stage_dy(staged, start_dy, dy, n, first_i, first_j, c, end, t)
+            end_round()
             fetched()
             cuda.syncthreads()
             for k in range(0, channels, vector):
-                own = g * channels + k
+                own = g * channels + (k ^ swap)
                 for column in range(columns):
-                    values = load(staged, far(first + own + column * pixel_step))
+                    values = load(staged, far(first + own + column_of(column)))
                     for q in range(vector):
                         window[column * vector + q] = values[q]
                 add_products(staged, first_dy + own, window, sums)
         cuda.syncthreads()
-        first_sum = tz * sums_row + (ty * pixels * groups + g) * taps + u * K
+        skipped = at(first_g * taps) % chunk  # of the first sum, in its chunk
+        first_sum = tz * sums_row + sums_of(ty * pixels) + skipped + g * taps + u * K
         for p in range(pixels):
             for v in range(K):
-                staged[far(first_sum + p * run + v)] = sums[p * K + v]
+                staged[far(first_sum + sums_of(p) + v)] = sums[p * K + v]
         cuda.syncthreads()
+        end = min(groups, G - first_g) * taps + skipped
+        first_of = (n * Ho + first_i) * Wo + first_j
         e = at(t)
-        while e < wide * run:
-            k, j = at(e % run), at(first_j + e // run)
-            if j < Wo and k < at((G - first_g) * taps):
-                first = (((n * Ho + first_i) * Wo + j) * G + first_g) * taps + k
-                for first_r in range(0, tile_rows, together):
-                    for r in range(together):  # all are read before one is waited for
-                        row = first_r + r if first_r + r < tile_rows else tile_rows - 1
-                        leaving[r] = staged[far(e + row * sums_row)]
-                    for r in range(together):
-                        row = first_r + r
-                        if row < tile_rows and (even or at(first_i + row) < at(Ho)):
-                            dkernel[far(first + row * (Wo * G * taps))] = leaving[r]
+        while e < wide * chunks:
+            j, k = at(e // chunks), at(e % chunks * chunk)
+            if at(first_j + j) < Wo and k >= skipped and k + chunk <= end:
+                first = (first_of + j) * whole + first_g * taps + k - skipped
+                leave(staged, sums_of(j) + k, dkernel, first, first_i, leaving)
             e = at(e + threads)
+        if chunk > 1:  # what is left at both ends, at most three numbers
+            e = at(t)
+            while e < wide * 6:
+                j, k = at(e // 6), at(e % 6)
+                inside = k < 3 and k < (chunk - skipped) % chunk or k >= 3 and k - 3 < end % chunk
+                k = skipped + k if k < 3 else end - end % chunk + k - 3
+                if at(first_j + j) < Wo and inside:
+                    first = (first_of + j) * whole + first_g * taps + k - skipped
+                    leave_one(staged, sums_of(j) + k, dkernel, first, first_i, leaving)
+                e = at(e + threads)
 
     return involution_kernel_gradient

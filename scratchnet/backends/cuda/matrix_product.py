@@ -38,6 +38,7 @@ from scratchnet.backends.cuda.arrays import Array, empty
 from scratchnet.backends.cuda.device import (
     ACCESS,
     BLOCK_BYTES,
+    MULTIPROCESSORS,
     RESERVED_BYTES,
     SHARED_BYTES,
     SIMULATED,
@@ -107,7 +108,6 @@ TILES = (
         Tile(128, 16, 16, 4, 4),
     )
 )
-MULTIPROCESSORS = 2 if SIMULATED else 132  # of an H200
 SHORTEST_CHUNK = 8 if SIMULATED else 64
 MOST_CHUNKS = 1024
 STEP_CYCLES = 2700  # from one step of a block to its next, at least: what memory takes to answer
