@@ -159,6 +159,21 @@ def test_a_gpu_has_columns_of_its_own(done, tmp_path):
     assert "a GPU: MNIST, involution" in text
 
 
+def test_a_gpu_is_judged_by_its_trainings(done, tmp_path):
+    results = copy.deepcopy(done[1])
+    results["profiles"]["cuda"] = results["profiles"]["cpu"]
+    for convolution, dataset in enumerate(DATASETS, 2):
+        for operator, seconds in (("convolution", convolution), ("involution", 2)):
+            (outcome,) = copy.deepcopy(results["rows"]["mnist/involution"]["cpu"][:1])
+            outcome["training_seconds"] = seconds
+            results["rows"].setdefault(f"{dataset}/{operator}", {})["cuda"] = [outcome]
+    text = write_study_report(rows(2), results, tmp_path, {}).read_text(encoding="utf-8")
+    answer = "Convolution training over involution training: 1.0 times on MNIST, 1.5 times on"
+    assert f"- **The network** (cuda). {answer} Fashion-MNIST, 2.0 times on CIFAR-10." in text
+    assert "**The multiply-add** (cuda)" not in text
+    assert "started from Python" in text
+
+
 def test_finished_runs_are_taken_as_they_are(done, capsys):
     folder, results, _ = done
     again = run_study(rows(2), folder, tiny, settings=results["settings"])

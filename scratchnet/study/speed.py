@@ -6,6 +6,11 @@ from scratchnet.models import OPERATORS
 from scratchnet.study.results import Study, table, totals
 from scratchnet.study.runs import DATASETS
 
+STARTED_ALONE = (
+    "Here every layer is started from Python and waited for, which takes longer than most of them "
+    "do; training records its steps and replays them, see its seconds in Table 1."
+)
+STARTED = {"cpu": "", "cuda": ", with the time to start it from Python"}
 COSTS = ("million multiply-adds", "MB", "GFLOP/s", "GB/s", "ps a multiply-add")
 
 
@@ -17,31 +22,48 @@ def speed_answers(study: Study) -> Iterator[str]:
 
 
 def _fastest_network(study: Study) -> Iterator[str]:
-    for backend, of_backend in (study.results["profiles"] or {}).items():
-        ratios = _step_ratios(of_backend)
+    for backend in study.results["profiles"] or {}:
+        what, ratios = ("step", _step_ratios(study, backend))
+        if backend == "cuda":
+            what, ratios = ("training", _training_ratios(study, backend))
+        if ratios is None:
+            continue
         told = ", ".join(
             f"{ratio:.1f} times on {study.title(dataset)}"
             for ratio, dataset in zip(ratios, DATASETS, strict=True)
         )
-        yield (
-            f"- **The network** ({backend}). A step of the involution network is faster than one "
-            f"of the convolution network {told}."
+        answer = (
+            f"A {what} of the involution network is faster than one of the convolution network"
             if min(ratios) > 1
-            else f"- **The network** ({backend}). Convolution step over involution step: {told}."
+            else f"Convolution {what} over involution {what}:"
         )
+        yield f"- **The network** ({backend}). {answer} {told}."
 
 
-def _step_ratios(of_backend: dict) -> list[float]:
+def _step_ratios(study: Study, backend: str) -> list[float]:
     """Time of a convolution network's step over that of its involution twin, by data set."""
+    networks = study.results["profiles"][backend]["networks"]
     pairs = [
-        [of_backend["networks"][f"{dataset}/{operator}"]["ms"] for operator in OPERATORS]
+        [networks[f"{dataset}/{operator}"]["ms"] for operator in OPERATORS] for dataset in DATASETS
+    ]
+    return [convolution / involution for convolution, involution in pairs]
+
+
+def _training_ratios(study: Study, backend: str) -> list[float] | None:
+    """The same of whole trainings, whose steps a GPU replays: none of them waits for Python."""
+    pairs = [
+        [study.mean(f"{dataset}/{operator}", "training_seconds", backend) for operator in OPERATORS]
         for dataset in DATASETS
     ]
+    if any(seconds is None for pair in pairs for seconds in pair):
+        return None
     return [convolution / involution for convolution, involution in pairs]
 
 
 def _time_of_a_multiply_add(study: Study) -> Iterator[str]:
     for backend, of_backend in (study.results["profiles"] or {}).items():
+        if backend == "cuda":
+            continue  # to start such small layers takes longer than they do
         ratios = []
         for dataset in DATASETS:
             times = []
@@ -55,7 +77,7 @@ def _time_of_a_multiply_add(study: Study) -> Iterator[str]:
             f"involution takes {min(ratios):.1f} to {max(ratios):.1f} times as long as one of a "
             "convolution"
         )
-        if min(ratios) > 1 and min(_step_ratios(of_backend)) > 1:
+        if min(ratios) > 1 and min(_step_ratios(study, backend)) > 1:
             told += (
                 ": the involution network is faster because it does less, not because it does it "
                 "faster"
@@ -74,9 +96,9 @@ def _fastest_layer(study: Study) -> Iterator[str]:
             ratio = ms[shape, "convolution 3 x 3"] / ms[shape, "involution 3 x 3"]
             told.append(f"{ratio:.2f} at {shape[2]}")
         yield (
-            f"- **The layer** ({backend}). Time of a 3 x 3 convolution over that of a 3 x 3 "
-            f"involution on the same image, by channels: {', '.join(told)}. Above 1 the involution "
-            "is the faster one."
+            f"- **The layer** ({backend}{STARTED[backend]}). Time of a 3 x 3 convolution over that "
+            f"of a 3 x 3 involution on the same image, by channels: {', '.join(told)}. Above 1 the "
+            "involution is the faster one."
         )
 
 
@@ -116,7 +138,8 @@ def _speed_of_networks(study: Study, backend: str, of_backend: dict) -> list[str
         f"{limits['bandwidth'] / 1e9:.0f} GB/s and multiplies large matrices at "
         f"{2e-9 * limits['rate']:.0f} GFLOP/s. MB are the bytes that the layers must read and "
         "write at least; a rate above the copy's means that they stayed in a cache, one above the "
-        "product's that multiplications were saved (Winograd).",
+        "product's that multiplications were saved (Winograd)."
+        + (" " + STARTED_ALONE if backend == "cuda" else ""),
         "",
     ]
 
