@@ -136,9 +136,9 @@ def step_row(gpu, torch, network: str) -> dict:
 
 
 def kernel_milliseconds(gpu, function) -> float:
-    """The same behind a sum of large arrays and their mean: when that ends the kernels wait already,
-    and no time of the host is counted. All start with a cache that holds something else, of which
-    nothing is left to be written to memory at their expense."""
+    """The same behind the sum of large arrays and the mean of one: when these end the kernels wait
+    already, and no time of the host is counted. All start with a cache that holds something else,
+    of which nothing is left to be written to memory at their expense."""
     add, average = large_sum(gpu), large_mean(gpu)
     return milliseconds(gpu, function, lambda: (add(), average()))
 

@@ -12,9 +12,9 @@ traffic. Backward makes them again for dx. There the block's halo is made twice,
 
 Not so for large C: making weights is C / 64 times the work of using them, and a tiled product does
 it with fewer reads than a stage can. On an H200 the layer with 16 channels and K = 3 takes 36 µs
-forward so and 44 with a product, 134 and 139 backward; with 64 channels and K = 7 it is 265 and 281,
-but 920 and 777 (README.md). Above FUSED_CHANNELS the kernels are a product and go through memory.
-The gradient of the kernels goes through memory either way: both of what becomes of it,
+forward so and 44 with a product, 134 and 139 backward; with 64 channels and K = 7 it is 265 and
+281, but 920 and 777 (README.md). Above FUSED_CHANNELS the kernels are a product and go through
+memory. The gradient of the kernels goes through memory either way: both of what becomes of it,
 dt = dkernel @ span_weight.T and dspan = t.T @ dkernel, are matrix products too.
 
 t, dz and dh are never written by themselves: the products read h and what is left of its gradient
