@@ -211,6 +211,17 @@ class Weights(NamedTuple):
         return _up(strips * self.strip + (rest + 1) * self.output + SECTOR, SECTOR) + self.gap
 
 
+class Strip(NamedTuple):
+    """Outputs that meet a row of a thread's pixels: from column `first` on, counted from its own.
+
+    Its own begin at every `outputs` columns.
+    """
+
+    outputs: int
+    first: int
+    columns: int
+
+
 class Fill(NamedTuple):
     """Where weights come from.
 
@@ -370,9 +381,8 @@ def kernel_tile(sizes: Sizes, dtype: np.dtype) -> Tile:
     taps, per_group = sizes.K**2, sizes.C // sizes.G
 
     def costs(tile: Tile) -> Costs:
-        images, pixels = _chunk(tile, sizes), tile.rows * tile.wide
-        image, dy = images
-        windows, columns = [], _columns(tile, sizes)
+        image, dy = _chunk(tile, sizes)
+        pixels, columns, windows = tile.rows * tile.wide, _columns(tile, sizes), []
         for t in range(min(WARP, tile.threads)):
             strip, lane = divmod(t, tile.lanes)
             row, strip = divmod(strip, tile.strips)
@@ -501,7 +511,7 @@ def _turns(places: Sequence[int], vector: int) -> int:
     return turns
 
 
-def _gap(step: int, times: int, wanted: int, unit: int = 1) -> int:
+def _gap(step: int, times: int, wanted: int, unit: int) -> int:
     """Elements, in whole units, that put the next row of threads into banks of its own.
 
     It reads `times` steps further on. With the gap that is, but for whole rounds of the banks, as
@@ -519,17 +529,6 @@ def _under_windows(tile: Tile, sizes: Sizes) -> Image:
     image = Image(down, across, tile.lanes * sizes.vector, tile.pixels * sizes.stride)
     wanted = tile.strips * image.strip
     return image._replace(gap=_gap(image.line, sizes.stride, wanted, SECTOR))
-
-
-class Strip(NamedTuple):
-    """Outputs that meet a row of a thread's pixels: from column `first` on, counted from its own.
-
-    Its own begin at every `outputs` columns.
-    """
-
-    outputs: int
-    first: int
-    columns: int
 
 
 def _strip(pixels: int, sizes: Sizes) -> Strip:
