@@ -37,7 +37,7 @@ they are made on the spot, and never written to memory at all.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -597,18 +597,18 @@ def finder(of: Image | Weights, each: int) -> Callable:
 
 
 @lru_cache
-def leader(sizes: Sizes, whole: bool) -> Callable:
+def leader(sizes: Sizes, in_fours: bool) -> Callable:
     """A device function that tells how many elements before a row's first one a sector begins.
 
-    Copies of two neighbours become one where both lie in one sector here and there; so the stage
-    keeps the memory's place in the sector.
+    Copies of two neighbours become one where both lie in one sector here and there; so what is
+    fetched in fours keeps its place in the sector.
     """
     Ho, Wo, taps, of_output = sizes.Ho, sizes.Wo, sizes.K**2, sizes.G * sizes.K**2
 
     @cuda.jit(device=True)
     def lead(n, i, left, first_g):
         first = at(((n * Ho + i) * Wo + left) * of_output + first_g * taps)
-        return first % at(SECTOR) if whole else at(0)
+        return first % at(SECTOR) if in_fours else at(0)
 
     return lead
 
@@ -771,24 +771,26 @@ def _forward_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill) -> Any:
     return involution
 
 
-@lru_cache
-def _add_taps(sizes: Sizes, pixels: int, weights: Weights, u: int, count: int) -> Callable:
-    """What a row of outputs adds to the pixels it meets by `count` rows of taps, from u on.
+def _one_by_one(make: Callable, first: int, count: int) -> Callable:
+    """A device function (staged, place, window, sums) that is make(first), make(first + 1), ...
 
-    One after the other, twice half as many: none is a loop, and every sum stays in a register.
+    Twice half as many: none is a loop, and every sum stays in a register.
     """
-    if count > 1:
-        half = count // 2
-        add_half = _add_taps(sizes, pixels, weights, u, half)
-        add_others = _add_taps(sizes, pixels, weights, u + half, count - half)
+    if count == 1:
+        return make(first)
+    half = count // 2
+    some, others = _one_by_one(make, first, half), _one_by_one(make, first + half, count - half)
 
-        @cuda.jit(device=True)
-        def add_taps(staged, first_weight, window, sums):
-            add_half(staged, first_weight, window, sums)
-            add_others(staged, first_weight, window, sums)
+    @cuda.jit(device=True)
+    def all_of_them(staged, place, window, sums):
+        some(staged, place, window, sums)
+        others(staged, place, window, sums)
 
-        return add_taps
+    return all_of_them
 
+
+def _add_taps(sizes: Sizes, pixels: int, weights: Weights, u: int) -> Callable:
+    """What a row of outputs adds to the row of pixels that it meets by its taps u."""
     K, stride, dilation, before = sizes.K, sizes.stride, sizes.dilation, sizes.before
     vector, output_of = sizes.vector, finder(weights, weights.output)
     _, first, _ = _strip(pixels, sizes)
@@ -826,7 +828,7 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
     own_tile = _own_tile(tile, H, W, C // vector)
     stage_image = _stage_image((Ho, Wo, C), part, vector, tile.threads)
     fill_weights = fill.make(sizes, dtype, weights, 1, tile.threads, held, True)
-    add_taps = _add_taps(sizes, pixels, weights, 0, K)
+    add_taps = _one_by_one(partial(_add_taps, sizes, pixels, weights), 0, K)
     load, store = ACCESS[vector]
     _, store_four = ACCESS[4]
     end_round, fetched = rounds_of_fetches(ahead - 1)
@@ -906,24 +908,8 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
     return involution_image_gradient
 
 
-@lru_cache
-def _add_products(sizes: Sizes, dy_step: int, pixel: int, count: int) -> Callable:
-    """What one vector of channels adds to the sums of `count` pixels, from `pixel` on.
-
-    One after the other, twice half as many: none is a loop, and every sum stays in a register.
-    """
-    if count > 1:
-        half = count // 2
-        add_half = _add_products(sizes, dy_step, pixel, half)
-        add_others = _add_products(sizes, dy_step, pixel + half, count - half)
-
-        @cuda.jit(device=True)
-        def add_products(staged, first_dy, window, sums):
-            add_half(staged, first_dy, window, sums)
-            add_others(staged, first_dy, window, sums)
-
-        return add_products
-
+def _add_products(sizes: Sizes, dy_step: int, pixel: int) -> Callable:
+    """What one vector of channels adds to the sums of a thread's pixel."""
     K, stride, dilation, vector = sizes.K, sizes.stride, sizes.dilation, sizes.vector
     load, _ = ACCESS[vector]
 
@@ -996,7 +982,7 @@ def _kernel_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile) -> Any:
     own_tile = _own_tile(tile, Ho, Wo, G * K)
     stage_image = _stage_image((H, W, C), part, vector, threads)
     stage_dy = _stage_image((Ho, Wo, C), part_dy, vector, threads)
-    add_products = _add_products(sizes, part_dy.channels, 0, pixels)
+    add_products = _one_by_one(partial(_add_products, sizes, part_dy.channels), 0, pixels)
     load, _ = ACCESS[vector]
     end_round, fetched = rounds_of_fetches(0)
     zero = dtype(0)
