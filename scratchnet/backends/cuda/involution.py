@@ -28,8 +28,8 @@ channels in registers; sums gather in shared memory, and leave in order. No atom
 Memory hands out and takes in 32 bytes at once, a sector. Two copies of 16 bytes to shared memory
 are one only if they share a sector there too, so what is staged keeps its place in the sector. And
 where one group's taps end and the next one's begin, two blocks want the same sector: neighbouring
-blocks own the same pixels and other channels. Run far apart, `dkernel` took twice as long on an
-H200.
+blocks own the same pixels and other channels, so that their parts meet in the cache. Of a sector
+that comes to memory in parts, it has to read the rest before it can write it.
 
 Where the staged weights come from is a `Fill`: here they are read, in `generated_involution.py`
 they are made on the spot, and never written to memory at all.
