@@ -169,7 +169,7 @@ def test_a_gpu_is_judged_by_its_trainings(done, tmp_path):
             results["rows"].setdefault(f"{dataset}/{operator}", {})["cuda"] = [outcome]
     text = write_study_report(rows(2), results, tmp_path, {}).read_text(encoding="utf-8")
     answer = "Convolution training over involution training: 1.0 times on MNIST, 1.5 times on"
-    assert f"- **The network** (cuda). {answer} Fashion-MNIST, 2.0 times on CIFAR-10." in text
+    assert f"- **The network** (cuda). {answer} Fashion-MNIST, 2.0 times on CIFAR-10" in text
     assert "**The multiply-add** (cuda)" not in text
     assert "started from Python" in text
 
