@@ -23,9 +23,10 @@ def speed_answers(study: Study) -> Iterator[str]:
 
 def _fastest_network(study: Study) -> Iterator[str]:
     for backend in study.results["profiles"] or {}:
-        what, ratios = ("step", _step_ratios(study, backend))
         if backend == "cuda":
-            what, ratios = ("training", _training_ratios(study, backend))
+            what, ratios = "training", _training_ratios(study, backend)
+        else:
+            what, ratios = "step", _step_ratios(study, backend)
         if ratios is None:
             continue
         told = ", ".join(

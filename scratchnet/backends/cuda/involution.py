@@ -20,7 +20,7 @@ it reads PIXELS + K - 1 vectors into registers and uses them for PIXELS * K taps
 the pixel, weights come from K * K places. So a block goes down the image instead: it fetches a row
 of outputs with all their weights, as they lie in memory, while it uses the row before last. A
 thread adds what a row of outputs sends to the K rows of its pixels, whose sums it holds; then the
-first of them is complete, and leaves. Each weight is read once, and used at once.
+first of them is complete, and leaves. A block fetches each weight once, and uses it at once.
 
 In `dkernel` a thread owns one row of taps of PIXELS pixels and one group, and sums over the group's
 channels in registers; sums gather in shared memory, and leave in order. No atomics.
@@ -790,7 +790,10 @@ def _one_by_one(make: Callable, first: int, count: int) -> Callable:
 
 
 def _add_taps(sizes: Sizes, pixels: int, weights: Weights, u: int) -> Callable:
-    """What a row of outputs adds to the row of pixels that it meets by its taps u."""
+    """What outputs i add to the row of pixels r that they meet by their taps u: the term u of dx,
+
+    dx[n,r,s,c] += sum_v dy[n,i,j(s,v),c] * kernel[n,i,j(s,v),g(c),u,v]
+    """
     K, stride, dilation, before = sizes.K, sizes.stride, sizes.dilation, sizes.before
     vector, output_of = sizes.vector, finder(weights, weights.output)
     _, first, _ = _strip(pixels, sizes)
@@ -909,7 +912,10 @@ def _image_gradient_kernel(dtype: Any, sizes: Sizes, tile: Tile, fill: Fill, has
 
 
 def _add_products(sizes: Sizes, dy_step: int, pixel: int) -> Callable:
-    """What one vector of channels adds to the sums of a thread's pixel."""
+    """What one vector of channels adds to a row u of taps of a thread's pixel j: of dkernel,
+
+    dkernel[n,i,j,g,u,v] += sum_c dy[n,i,j,c] * x[n, r(i,u), s(j,v), c]
+    """
     K, stride, dilation, vector = sizes.K, sizes.stride, sizes.dilation, sizes.vector
     load, _ = ACCESS[vector]
 
